@@ -1,0 +1,24 @@
+"""The one place that reads the wall clock; everything else takes the time as an argument."""
+
+from datetime import UTC, datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def to_micros(moment: datetime) -> int:
+    """Microseconds since 1970, exact: `timestamp()` goes through a float and rounds."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def from_micros(micros: int) -> datetime:
+    return EPOCH + timedelta(microseconds=micros)
+
+
+def rfc3339(moment: datetime) -> str:
+    """`2026-05-03T10:00:00Z`, with microseconds only where there are any."""
+    text = moment.astimezone(UTC).isoformat()
+    return text.removesuffix("+00:00") + "Z"

@@ -1,0 +1,217 @@
+"""The database: engines, transactions, and the two statements everything hot is made of.
+
+SQLite has one writer: every write of this process runs on one thread, in the order asked for, so nothing here ever
+meets SQLITE_BUSY because of ourselves. PostgreSQL writes run side by side. Reads never wait for either.
+
+Rows go in as tuples through multi-row statements. That is no luxury: Python's sqlite3 lets go of the interpreter lock
+once a statement step, and a busy event loop gives it back only after the switch interval, so a hundred rows through
+`executemany` would mean a hundred such hand-overs where one statement means one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Dialect, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.pool import QueuePool
+from sqlalchemy.types import TypeDecorator
+
+from app.clock import from_micros, to_micros
+from app.errors import DatabaseFault
+
+T = TypeVar("T")
+
+MIN_SQLITE = (3, 35, 0)  # RETURNING
+BUSY_TIMEOUT_MS = 10_000  # another process (a command, an older container) may hold the lock for a moment
+WRITE_THREADS = 4  # PostgreSQL: transactions of this process under way at once
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """Aware UTC in Python, microseconds since 1970 in the database.
+
+    SQLite hands out naive datetimes, and a whole number sorts, compares and groups by hour alike on both databases.
+    """
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        return None if value is None else to_micros(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else from_micros(value)
+
+
+class Database:
+    """One database, opened once per process; `close()` ends it.
+
+    `reading()` and `writing()` are blocking and belong on a worker thread; `run_write()` is for the event loop.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            raise DatabaseFault("JETHOOK_DATABASE_URL is not a database URL") from None
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            _check_sqlite(parsed.database)
+            self.reader = _sqlite_engine(parsed, writes=False)
+            self.writer = _sqlite_engine(parsed, writes=True)
+        else:
+            parsed = parsed.set(drivername="postgresql+psycopg")
+            self.reader = self.writer = _postgres_engine(parsed)
+        self.placeholder = "?" if self.is_sqlite else "%s"
+        self._write_threads = ThreadPoolExecutor(1 if self.is_sqlite else WRITE_THREADS, thread_name_prefix="db-write")
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        with self.reader.connect() as connection:
+            yield connection
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction and commit it; blocking. Raises what `work` or the commit raised."""
+        return self._write_threads.submit(self._in_transaction, work).result()
+
+    async def run_write(self, work: Callable[[Connection], T]) -> T:
+        """`write` for the event loop. A caller that is cancelled does not cancel the transaction."""
+        future = asyncio.get_running_loop().run_in_executor(self._write_threads, self._in_transaction, work)
+        return await asyncio.shield(future)
+
+    async def run_read(self, work: Callable[[Connection], T]) -> T:
+        def read() -> T:
+            with self.reading() as connection:
+                return work(connection)
+
+        return await asyncio.to_thread(read)
+
+    def close(self) -> None:
+        self._write_threads.shutdown(wait=True)
+        self.reader.dispose()
+        self.writer.dispose()
+
+    def _in_transaction(self, work: Callable[[Connection], T]) -> T:
+        with self.writer.begin() as connection:
+            return work(connection)
+
+
+def is_outage(error: BaseException) -> bool:
+    """The database is gone, full, locked or stopping: trying again later can help."""
+    return isinstance(error, OperationalError) or (isinstance(error, DBAPIError) and error.connection_invalidated)
+
+
+def insert_missing(
+    connection: Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> int:
+    """Insert rows whose key is not there yet, given as tuples in the order of `columns`; the number inserted."""
+    inserted = 0
+    for chunk in chunks(rows):
+        sql = _insert_sql(table.name, tuple(columns), len(chunk), connection.dialect.name)
+        inserted += connection.exec_driver_sql(sql, tuple(v for row in chunk for v in row)).rowcount
+    return inserted
+
+
+def chunks(rows: Sequence[T], most: int = 128) -> Iterator[Sequence[T]]:
+    """Runs of 128, 64, 32 … 1 rows: few sizes, so that each statement is prepared once and found again."""
+    start, size = 0, most
+    while start < len(rows):
+        while size > len(rows) - start:
+            size //= 2
+        yield rows[start : start + size]
+        start += size
+
+
+@lru_cache(maxsize=256)
+def _insert_sql(table: str, columns: tuple[str, ...], rows: int, dialect: str) -> str:
+    mark = "?" if dialect == "sqlite" else "%s"
+    row = f"({', '.join([mark] * len(columns))})"
+    names = ", ".join(f'"{c}"' for c in columns)
+    return f"INSERT INTO {table} ({names}) VALUES {', '.join([row] * rows)} ON CONFLICT DO NOTHING"  # noqa: S608
+
+
+# --- engines ---------------------------------------------------------------------------------------------------------
+
+
+def _check_sqlite(path: str | None) -> None:
+    if sqlite3.sqlite_version_info < MIN_SQLITE:
+        raise DatabaseFault(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
+    if not path or path == ":memory:":
+        raise DatabaseFault("JETHOOK_DATABASE_URL: an in-memory database would lose every event; name a file")
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise DatabaseFault(f"JETHOOK_DATABASE_URL: the directory {str(folder)!r} does not exist; create it")
+    if Path(path).is_dir():
+        raise DatabaseFault(f"JETHOOK_DATABASE_URL: {path!r} is a directory; name a file in it")
+
+
+def _sqlite_engine(url: sa.URL, *, writes: bool) -> Engine:
+    engine = sa.create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=1 if writes else 8,
+        max_overflow=0 if writes else 32,
+        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000, "cached_statements": 256},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # the transaction starts where we say, not at the first change
+        cursor = connection.cursor()
+        try:
+            _use_wal(cursor)
+            cursor.execute("PRAGMA synchronous=FULL")  # an answered event survives a power cut
+            cursor.execute("PRAGMA wal_autocheckpoint=4000")
+            cursor.execute("PRAGMA journal_size_limit=67108864")
+            cursor.execute("PRAGMA cache_size=-32768")
+            cursor.execute("PRAGMA temp_store=MEMORY")
+        finally:
+            cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A writer takes the lock at once: a reader that turns writer half-way can be refused without waiting.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _use_wal(cursor: sqlite3.Cursor) -> None:
+    """Turn a new file to write-ahead logging; it stays so. The change needs the file alone and does not wait by itself,
+    so processes that start together on a new file try again until one of them has made it."""
+    if cursor.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+        return
+    give_up = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            # Deleted space can be given back later only if this is chosen before the first table.
+            cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _postgres_engine(url: sa.URL) -> Engine:
+    return sa.create_engine(
+        url,
+        pool_size=WRITE_THREADS + 4,
+        max_overflow=16,
+        pool_timeout=10,
+        pool_pre_ping=True,  # a restarted server costs one round trip, not one failed post
+        connect_args={"connect_timeout": 5, "application_name": "jethook"},
+    )

@@ -1,0 +1,215 @@
+"""The body of one callback POST -> events and rejects, in the order sent, each with its exact text.
+
+Mailjet posts a bare object to a Version 1 callback URL and an array of mixed types to a Version 2 one. Nothing is lost
+here: unknown types and keys are kept, numbers keep every digit (`MessageID` exceeds 2**53), an element that is no event
+becomes a reject with its bytes, and a body that is no JSON at all becomes one reject.
+
+Source: mailjet/api-documentation:guides/_event-api.md, "Events" and "Grouping events"; real captures of 2015 to 2025.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+MAX_DEPTH = 64  # Mailjet's events are flat; a sender's own JSON travels as text inside `Payload`
+LATEST_TIME = 4_102_444_800  # the first second of the year 2100
+_WHITE = re.compile(r"[ \t\n\r]*")
+_DIGITS = re.compile(r"[0-9]{1,20}\Z")
+_PIECES = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]|[^"\[\]{},]+|,|"', re.DOTALL)
+
+
+class ExactNumber:
+    """A JSON number that is no plain integer, as its text: a double would lose digits."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class MailjetEvent:
+    """One element that is an event. `raw` is its JSON text as it came, `time` Unix seconds."""
+
+    type: str
+    time: int
+    payload: dict[str, Any]
+    raw: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One element, or a whole body, that cannot be an event, and why."""
+
+    body: bytes
+    reason: str
+
+
+class MalformedPayload(ValueError):
+    """The body is not JSON; the text says where."""
+
+
+def parse_events(body: bytes) -> list[MailjetEvent | Reject]:
+    """Read the body of one callback POST; never raises, the list may be empty.
+
+    A body that is neither an object nor an array is one Reject, so that its bytes can be kept; Mailjet would only
+    repeat it if we refused it.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return [Reject(body, f"not UTF-8: {error.reason} at byte {error.start}")]
+    try:
+        return [_element(value, raw) for value, raw in _elements(text.removeprefix("\ufeff"))]
+    except MalformedPayload as error:
+        return [Reject(body, str(error))]
+
+
+def decode(raw: str) -> Any:
+    """The value of a stored raw text; integers exact, other numbers as ExactNumber. Raises MalformedPayload."""
+    value, _ = _scan(raw, _skip(raw, 0))
+    return value
+
+
+def depth_of(value: Any) -> int:
+    """How deep arrays and objects nest; a scalar is 0. Without recursion, so any depth can be measured."""
+    deepest, waiting = 0, [(value, 1)]
+    while waiting:
+        node, level = waiting.pop()
+        if isinstance(node, (dict, list)):
+            deepest = max(deepest, level)
+            inner = node.values() if isinstance(node, dict) else node
+            waiting.extend((child, level + 1) for child in inner if isinstance(child, (dict, list)))
+    return deepest
+
+
+class _TooDeep:
+    """Stands for an element that the parser gave up on."""
+
+
+def _element(value: Any, raw: str) -> MailjetEvent | Reject:
+    reason = _fault_of(value)
+    if reason is not None:
+        return Reject(raw.encode("utf-8", "surrogatepass"), reason)
+    return MailjetEvent(value["event"], _time_of(value["time"]) or 0, value, raw)
+
+
+def _fault_of(value: Any) -> str | None:
+    if isinstance(value, _TooDeep):
+        return f"nested deeper than {MAX_DEPTH} levels"
+    if not isinstance(value, dict):
+        return "not an object"
+    event = value.get("event")
+    if not isinstance(event, str) or not event:
+        return "`event` is missing or not a text" if "event" in value else "`event` is missing"
+    if "time" not in value:
+        return "`time` is missing"
+    if _time_of(value["time"]) is None:
+        return "`time` is not a whole number of seconds from 0 to the year 2100"
+    return None if _is_flat(value) or depth_of(value) <= MAX_DEPTH else f"nested deeper than {MAX_DEPTH} levels"
+
+
+def _is_flat(value: dict[str, Any]) -> bool:
+    return not any(isinstance(v, (dict, list)) for v in value.values())
+
+
+def _time_of(value: Any) -> int | None:
+    if isinstance(value, str) and _DIGITS.match(value):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LATEST_TIME:
+        return value
+    return None
+
+
+# --- reading JSON with the text of each element ----------------------------------------------------------------------
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise MalformedPayload(f"not JSON: {name} is no JSON value")
+
+
+def _integer(text: str) -> int | ExactNumber:
+    # Python refuses to convert thousands of digits, since that takes quadratic time.
+    return int(text) if len(text) < 1000 else ExactNumber(text)
+
+
+_plain = json.JSONDecoder(parse_float=ExactNumber, parse_constant=_refuse_constant)
+_careful = json.JSONDecoder(parse_float=ExactNumber, parse_int=_integer, parse_constant=_refuse_constant)
+
+
+def _elements(text: str) -> Iterator[tuple[Any, str]]:
+    """(value, exact text) of the body's object or of each element of its array. Raises MalformedPayload."""
+    start = _skip(text, 0)
+    first = text[start : start + 1]
+    if first == "{":
+        value, end = _scan(text, start)
+        yield value, text[start:end]
+        _expect_end(text, end)
+    elif first == "[":
+        yield from list(_array(text, start))
+    else:
+        _scan(text, start)  # tells a broken body from a lone number or text
+        raise MalformedPayload("neither an object nor an array")
+
+
+def _array(text: str, start: int) -> Iterator[tuple[Any, str]]:
+    at = _skip(text, start + 1)
+    if text[at : at + 1] == "]":
+        _expect_end(text, at + 1)
+        return
+    while True:
+        value, end = _scan(text, at)
+        yield value, text[at:end]
+        at = _skip(text, end)
+        mark = text[at : at + 1]
+        if mark == "]":
+            _expect_end(text, at + 1)
+            return
+        if mark != ",":
+            raise MalformedPayload(f"not JSON: ',' or ']' expected at character {at}")
+        at = _skip(text, at + 1)
+
+
+def _skip(text: str, at: int) -> int:
+    match = _WHITE.match(text, at)
+    return match.end() if match else at
+
+
+def _expect_end(text: str, at: int) -> None:
+    if _skip(text, at) != len(text):
+        raise MalformedPayload(f"not JSON: something follows the value at character {_skip(text, at)}")
+
+
+def _scan(text: str, at: int) -> tuple[Any, int]:
+    try:
+        return _plain.scan_once(text, at)
+    except StopIteration:
+        raise MalformedPayload(f"not JSON: a value is expected at character {at}") from None
+    except json.JSONDecodeError as error:
+        raise MalformedPayload(f"not JSON: {error.msg} at character {error.pos}") from None
+    except RecursionError:
+        return _TooDeep(), _end_of_nested(text, at)
+    except MalformedPayload:
+        raise
+    except ValueError:  # an integer with more digits than Python converts
+        return _careful.scan_once(text, at)
+
+
+def _end_of_nested(text: str, at: int) -> int:
+    """Where the array or object that starts at `at` ends, by counting brackets outside of texts."""
+    depth = 0
+    for piece in _PIECES.finditer(text, at):
+        mark = piece.group()
+        if mark in "[{":
+            depth += 1
+        elif mark in "]}":
+            depth -= 1
+            if depth == 0:
+                return piece.end()
+        elif mark == '"':
+            break
+    raise MalformedPayload("not JSON: an array or object has no end")

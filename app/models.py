@@ -1,0 +1,242 @@
+"""The tables, and the enumerations their columns hold.
+
+An event's id is its content (`ingest.identity`): 36 characters whose head is the time, so ordering by id is ordering by
+time, and a page, a range and retention all use the one index. A delivery is named by what it joins: event and sink.
+SQLModel does not validate tables; what comes in is checked by plain models and functions before.
+"""
+
+from datetime import datetime
+from enum import IntEnum, StrEnum
+
+import sqlalchemy as sa
+from sqlmodel import Field, SQLModel
+
+from app.db import UTCDateTime
+
+# Ids are compared as bytes on both databases, whatever the server's locale.
+IdText = sa.String(36).with_variant(sa.String(36, collation="C"), "postgresql")
+Seq = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+SQLModel.metadata.naming_convention = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Outcome(StrEnum):
+    """What an event means, in the vocabulary other mail libraries use."""
+
+    DELIVERED = "delivered"
+    OPENED = "opened"
+    CLICKED = "clicked"
+    BOUNCED = "bounced"
+    DEFERRED = "deferred"
+    REJECTED = "rejected"
+    COMPLAINED = "complained"
+    UNSUBSCRIBED = "unsubscribed"
+    UNKNOWN = "unknown"
+
+
+class DeliveryState(StrEnum):
+    """A retry, and a claim, is `pending` with a later `next_attempt_at`."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+class Priority(IntEnum):
+    """Which deliveries of a sink are claimed and sent first."""
+
+    FIRST = 0
+    RETRY = 1
+    REPLAY = 2
+
+
+class AttemptOutcome(StrEnum):
+    SUCCESS = "success"
+    TIMEOUT = "timeout"
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    HTTP_3XX = "http_3xx"
+    HTTP_4XX = "http_4xx"
+    HTTP_429 = "http_429"
+    HTTP_5XX = "http_5xx"
+    BLOCKED = "blocked"
+    INVALID = "invalid"
+
+
+def _text(length: int | None = None) -> sa.types.TypeEngine[str]:
+    return sa.String(length) if length else sa.Text()
+
+
+class Event(SQLModel, table=True):
+    """One thing Mailjet says happened to one message; `raw` is its JSON text exactly as it came."""
+
+    __tablename__ = "events"
+    __table_args__ = (
+        sa.Index("ix_events_email", "email", "id", postgresql_where=sa.text("email IS NOT NULL"),
+                 sqlite_where=sa.text("email IS NOT NULL")),
+        sa.Index("ix_events_message_id", "message_id", "id", postgresql_where=sa.text("message_id IS NOT NULL"),
+                 sqlite_where=sa.text("message_id IS NOT NULL")),
+        sa.Index("ix_events_message_guid", "message_guid", postgresql_where=sa.text("message_guid IS NOT NULL"),
+                 sqlite_where=sa.text("message_guid IS NOT NULL")),
+        sa.Index("ix_events_custom_id", "custom_id", "id", postgresql_where=sa.text("custom_id IS NOT NULL"),
+                 sqlite_where=sa.text("custom_id IS NOT NULL")),
+        sa.Index("ix_events_campaign_id", "campaign_id", "id", postgresql_where=sa.text("campaign_id IS NOT NULL"),
+                 sqlite_where=sa.text("campaign_id IS NOT NULL")),
+        sa.Index("ix_events_webhook_type", "webhook", "type", "id"),
+        {"sqlite_autoincrement": True},
+    )  # fmt: skip
+
+    seq: int | None = Field(default=None, sa_column=sa.Column(Seq, primary_key=True, autoincrement=True))
+    id: str = Field(sa_column=sa.Column(IdText, nullable=False, unique=True))
+    webhook: str = Field(sa_type=_text(63))
+    connection: str = Field(sa_type=_text(63))
+    type: str = Field(sa_type=_text())
+    outcome: str = Field(sa_type=_text(16))
+    occurred_at: datetime = Field(sa_type=UTCDateTime)
+    received_at: datetime = Field(sa_type=UTCDateTime)
+    test: bool = Field(default=False)
+    email: str | None = Field(default=None, sa_type=_text())
+    email_domain: str | None = Field(default=None, sa_type=_text())
+    message_id: str | None = Field(default=None, sa_type=_text())
+    message_guid: str | None = Field(default=None, sa_type=_text())
+    campaign_id: str | None = Field(default=None, sa_type=_text())
+    contact_id: str | None = Field(default=None, sa_type=_text())
+    list_id: str | None = Field(default=None, sa_type=_text())
+    custom_id: str | None = Field(default=None, sa_type=_text())
+    custom_campaign: str | None = Field(default=None, sa_type=_text())
+    permanent: bool | None = Field(default=None)
+    reason: str | None = Field(default=None, sa_type=_text())
+    reason_group: str | None = Field(default=None, sa_type=_text())
+    raw: str = Field(sa_type=_text())
+
+
+class Delivery(SQLModel, table=True):
+    """One event owed to one sink. A claim holds a `lease_token` and a `next_attempt_at` a few seconds ahead."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("event_id", "sink"),
+        sa.Index("ix_deliveries_due", "sink", "priority", "next_attempt_at",
+                 postgresql_where=sa.text("state = 'pending'"), sqlite_where=sa.text("state = 'pending'")),
+        sa.Index("ix_deliveries_dead", "sink", "event_id",
+                 postgresql_where=sa.text("state = 'dead'"), sqlite_where=sa.text("state = 'dead'")),
+        {"sqlite_with_rowid": False},
+    )  # fmt: skip
+
+    event_id: str = Field(sa_type=IdText)
+    sink: str = Field(sa_type=_text(63))
+    webhook: str = Field(sa_type=_text(63))
+    type: str = Field(sa_type=_text())
+    state: DeliveryState = Field(sa_type=_text(16))
+    # First attempts before retries before replays: none of them waits behind the next.
+    priority: int = Field(default=Priority.FIRST)
+    attempt_count: int = Field(default=0)
+    # Tries that count against the schedule; a manual retry starts it again while `attempt_count` goes on.
+    schedule_step: int = Field(default=0)
+    next_attempt_at: datetime = Field(sa_type=UTCDateTime)
+    lease_token: str | None = Field(default=None, sa_type=_text(32))
+    replay: bool = Field(default=False)
+    last_status: int | None = Field(default=None)
+    last_error: str | None = Field(default=None, sa_type=_text())
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    settled_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class Attempt(SQLModel, table=True):
+    """One HTTP try of a delivery, numbered from 1."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (sa.PrimaryKeyConstraint("event_id", "sink", "number"), {"sqlite_with_rowid": False})
+
+    event_id: str = Field(sa_type=IdText)
+    sink: str = Field(sa_type=_text(63))
+    number: int
+    at: datetime = Field(sa_type=UTCDateTime)
+    status: int | None = Field(default=None)
+    outcome: AttemptOutcome = Field(sa_type=_text(16))
+    error: str | None = Field(default=None, sa_type=_text())
+    duration_ms: float
+    response_excerpt: str | None = Field(default=None, sa_type=_text())
+    replay: bool = Field(default=False)
+
+
+class Quarantined(SQLModel, table=True):
+    """What came with valid credentials and could not be read as an event; the same bytes stay one row."""
+
+    __tablename__ = "quarantine"
+    __table_args__ = (sa.Index("ix_quarantine_received", "received_at", "id"),)
+
+    id: str = Field(sa_type=IdText, primary_key=True)
+    webhook: str = Field(sa_type=_text(63))
+    received_at: datetime = Field(sa_type=UTCDateTime)
+    reason: str = Field(sa_type=_text())
+    body: bytes = Field(sa_type=sa.LargeBinary)
+
+
+class SinkState(SQLModel, table=True):
+    """What must hold for a sink on every replica and over restarts."""
+
+    __tablename__ = "sink_states"
+
+    name: str = Field(sa_type=_text(63), primary_key=True)
+    paused: bool = Field(default=False)
+    paused_reason: str | None = Field(default=None, sa_type=_text())
+    last_success_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    last_error: str | None = Field(default=None, sa_type=_text())
+    last_error_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class Callback(SQLModel, table=True):
+    """What the last look at Mailjet found in one slot (event type and backup) of one connection; no passwords."""
+
+    __tablename__ = "callbacks"
+    __table_args__ = (sa.PrimaryKeyConstraint("connection", "type", "backup"),)
+
+    connection: str = Field(sa_type=_text(63))
+    type: str = Field(sa_type=_text(16))
+    backup: bool
+    state: str = Field(sa_type=_text(16))
+    holder: str | None = Field(default=None, sa_type=_text(63))
+    held_by: str | None = Field(default=None, sa_type=_text())
+    mailjet_id: str | None = Field(default=None, sa_type=_text(40))
+    checked_at: datetime = Field(sa_type=UTCDateTime)
+    error: str | None = Field(default=None, sa_type=_text())
+
+
+class ReplacedCallback(SQLModel, table=True):
+    """A foreign callback that ours took the place of, kept whole so that `unregister` can put it back."""
+
+    __tablename__ = "replaced_callbacks"
+    __table_args__ = (sa.PrimaryKeyConstraint("connection", "type", "backup"),)
+
+    connection: str = Field(sa_type=_text(63))
+    type: str = Field(sa_type=_text(16))
+    backup: bool
+    url: str = Field(sa_type=_text())
+    version: int
+    replaced_at: datetime = Field(sa_type=UTCDateTime)
+
+
+class Lease(SQLModel, table=True):
+    """Who may do a leader's duty, and until when."""
+
+    __tablename__ = "leases"
+
+    name: str = Field(sa_type=_text(63), primary_key=True)
+    owner: str = Field(sa_type=_text(64))
+    expires_at: datetime = Field(sa_type=UTCDateTime)
+
+
+class Secret(SQLModel, table=True):
+    """A secret that the service made for itself at its first start."""
+
+    __tablename__ = "secrets"
+
+    name: str = Field(sa_type=_text(63), primary_key=True)
+    value: str = Field(sa_type=_text())

@@ -1,0 +1,511 @@
+"""Every knob of the service: read from the environment once, frozen, passed in.
+
+Names carry their unit. Nested names use two underscores (`JETHOOK_SINKS__CRM__URL`), lists are comma separated or JSON,
+each secret has a `…_FILE` twin. `load_settings` reports all faults together, each by the variable's name, because a
+person who mends a container's environment at night should have to start it once.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from app.errors import SettingsFault
+
+PREFIX = "JETHOOK_"
+EVENT_TYPES = ("sent", "open", "click", "bounce", "spam", "blocked", "unsub")
+NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*\Z")
+# Mailjet's own SDKs use these two names; they are the connection `default`.
+ALIASES = {
+    "MJ_APIKEY_PUBLIC": ("connections", "default", "api_key"),
+    "MJ_APIKEY_PRIVATE": ("connections", "default", "secret_key"),
+}
+
+
+def _split_list(value: object) -> object:
+    """`a,b` or `["a","b"]` -> a list. Empty parts are left out, so a trailing comma does no harm."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"starts like a JSON list but is none: {error}") from None
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _json_object(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"must be a JSON object: {error}") from None
+
+
+def _http_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"is not a URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL that starts with http:// or https:// and names a host")
+    if any(c.isspace() or ord(c) < 32 for c in value):
+        raise ValueError("must not hold white space")
+    return value
+
+
+def _base_url(value: str) -> str:
+    parts = urlsplit(_http_url(value))
+    if parts.query or parts.fragment:
+        raise ValueError("must have no query and no fragment")
+    return value.rstrip("/")
+
+
+def _public_url(value: str) -> str:
+    if "@" in urlsplit(_base_url(value)).netloc:
+        raise ValueError("must have no user and password: the callback password is added by the service")
+    return value.rstrip("/")
+
+
+def _instance(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", value):
+        raise ValueError("may hold letters, digits, '.', '_' and '-' (63 at most)")
+    return value
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    url = value.get_secret_value()
+    if not url.startswith(("sqlite:///", "postgresql://", "postgres://", "postgresql+psycopg://")):
+        raise ValueError("must start with sqlite:/// or postgresql://")
+    return value
+
+
+def _header_names(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    for name, value in headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ValueError(f"{name!r} is no header name")
+        if any(c in value.get_secret_value() for c in "\r\n\0"):
+            raise ValueError(f"the value of {name!r} holds a line break")
+    return headers
+
+
+def signing_key(secret: str) -> bytes:
+    """The HMAC key of a Standard Webhooks secret: `whsec_` and base64 of 24 to 64 bytes. Raises ValueError."""
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        raise ValueError("must be whsec_ and base64") from None
+    if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
+        raise ValueError("must be whsec_ and base64 of 24 to 64 bytes")
+    return key
+
+
+def _standard_webhooks_secret(value: SecretStr) -> SecretStr:
+    signing_key(value.get_secret_value())
+    return value
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("must name at least one")
+    return values
+
+
+EventType = Literal["sent", "open", "click", "bounce", "spam", "blocked", "unsub"]
+Seconds = Annotated[float, AfterValidator(_finite), Field(gt=0)]
+SecondsOrNone = Annotated[float, AfterValidator(_finite), Field(ge=0)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split_list)]
+SigningSecret = Annotated[SecretStr, AfterValidator(_standard_webhooks_secret)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class ConnectionSettings(_Group):
+    """One Mailjet API key."""
+
+    api_key: str | None = Field(None, description="Mailjet API key (public part)")
+    secret_key: SecretStr | None = Field(None, description="Mailjet secret key")
+    base_url: Annotated[str, AfterValidator(_base_url)] = Field(
+        "https://api.mailjet.com", description="`https://api.us.mailjet.com` for US accounts"
+    )
+
+    @property
+    def has_keys(self) -> bool:
+        return bool(self.api_key and self.secret_key and self.secret_key.get_secret_value())
+
+
+class WebhookSettings(_Group):
+    """A name that watches event types on one connection."""
+
+    connection: str = Field("default", description="the connection whose events it watches")
+    events: Annotated[tuple[EventType, ...], BeforeValidator(_split_list), AfterValidator(_some)] = Field(
+        EVENT_TYPES, description="event types to register"
+    )
+    on_conflict: Literal["keep", "replace"] = Field(
+        "keep",
+        description="a foreign callback holds the slot: `keep` it and report, or `replace` it and remember it",
+    )
+    backup_url: Annotated[str | None, AfterValidator(lambda v: v and _public_url(v))] = Field(
+        None, description="base URL of a standby; registered in Mailjet's backup slot"
+    )
+    passwords: Secrets = Field(
+        (), description="callback passwords; the first is registered, all are accepted; unset: derived"
+    )
+
+
+class SinkSettings(_Group):
+    """A downstream HTTP receiver."""
+
+    url: HttpUrl = Field(description="where events are posted; required")
+    webhooks: Names = Field((), description="webhooks it hears of; unset: all")
+    events: Names = Field((), description="event types it hears of; unset: all")
+    envelope: Literal["mailjet", "jethook", "cloudevents"] = Field("mailjet", description="shape of the body")
+    secrets: Annotated[tuple[SigningSecret, ...], BeforeValidator(_split_list)] = Field(
+        (), description="Standard Webhooks secrets (`whsec_…`); every one signs, so they can rotate"
+    )
+    headers: Annotated[dict[str, SecretStr], BeforeValidator(_json_object), AfterValidator(_header_names)] = Field(
+        {}, description="JSON object of extra request headers"
+    )
+    concurrency: int = Field(16, ge=1, le=1000, description="requests under way at once")
+    connect_timeout_seconds: Seconds = Field(5.0, description="wait for a connection")
+    timeout_seconds: Seconds = Field(15.0, description="wait for the whole answer, body included")
+    retry_schedule_seconds: Annotated[tuple[SecondsOrNone, ...], BeforeValidator(_split_list)] = Field(
+        (5, 30, 120, 600, 1800, 3600, 10800, 21600, 43200, 86400, 86400),
+        description="wait before retry 1, 2, …; up to a fifth is added as jitter; then the delivery is dead",
+    )
+    min_backoff_seconds: SecondsOrNone = Field(60.0, description="least wait after a timeout or a 429")
+
+
+class Settings(BaseSettings):
+    """The whole configuration; `load_settings` builds it from an environment."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    public_url: Annotated[str | None, AfterValidator(lambda v: v and _public_url(v))] = Field(
+        None, description="where Mailjet reaches us; unset: registration is off"
+    )
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
+        SecretStr("sqlite:///jethook.db"), description="`sqlite:///PATH` or `postgresql://…`"
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; the image sets `0.0.0.0`")
+    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    secret_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="callback passwords are derived from it; unset: made at first start, kept in the database",
+    )
+    api_keys: Secrets = Field((), description="bearer keys for REST; none at all: one is made and printed at start")
+    read_api_keys: Secrets = Field((), description="bearer keys that may only read")
+    instance: Annotated[str, AfterValidator(_instance)] = Field(
+        "jethook", description="marks our callbacks; two installations on one Mailjet key need two names"
+    )
+    role: Literal["all", "receive", "deliver"] = Field(
+        "all", description="`receive` (HTTP in and REST only), `deliver` (everything that runs in the background)"
+    )
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line shown")
+    max_body_bytes: int = Field(10_485_760, ge=1024, description="larger callback bodies get 413")
+    register_every_seconds: SecondsOrNone = Field(300.0, description="how often callbacks are checked; 0: at start only")
+    connections: dict[str, ConnectionSettings] = Field({}, description="Mailjet API keys by name")
+    webhooks: dict[str, WebhookSettings] = Field({}, description="webhooks by name; none: one named `default`")
+    sinks: dict[str, SinkSettings] = Field({}, description="sinks by name")
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Settings:
+        for group in ("connections", "webhooks", "sinks"):
+            for name in getattr(self, group):
+                if not NAME.match(name) or len(name) > 63:
+                    raise ValueError(
+                        f"{PREFIX}{group.upper()}__{name.upper()}: a name holds letters, digits and single underscores"
+                    )
+        connections = self.connections or {"default": ConnectionSettings()}
+        webhooks = self.webhooks or {"default": WebhookSettings()}
+        for name, webhook in webhooks.items():
+            if webhook.connection not in connections and webhook.connection != "default":
+                raise ValueError(
+                    f"{PREFIX}WEBHOOKS__{name.upper()}__CONNECTION: no connection {webhook.connection!r} is configured"
+                    f" (configured: {', '.join(sorted(connections))})"
+                )
+        for name, sink in self.sinks.items():
+            for webhook_name in sink.webhooks:
+                if webhook_name not in webhooks:
+                    raise ValueError(
+                        f"{PREFIX}SINKS__{name.upper()}__WEBHOOKS: no webhook {webhook_name!r} is configured"
+                        f" (configured: {', '.join(sorted(webhooks))})"
+                    )
+        return self
+
+    @property
+    def effective_webhooks(self) -> dict[str, WebhookSettings]:
+        """The configured webhooks in alphabetical order; none configured: one named `default`."""
+        return dict(sorted(self.webhooks.items())) or {"default": WebhookSettings()}
+
+    @property
+    def effective_connections(self) -> dict[str, ConnectionSettings]:
+        """The configured connections, and `default` without keys where a webhook needs it."""
+        connections = dict(self.connections)
+        if any(w.connection == "default" for w in self.effective_webhooks.values()):
+            connections.setdefault("default", ConnectionSettings())
+        return dict(sorted(connections.items()))
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # `load_settings` reads the environment itself, so that every fault can be told at once.
+        return (init_settings,)
+
+
+class SettingRow(BaseModel):
+    """One row of the settings reference."""
+
+    variable: str
+    default: str
+    description: str
+    secret: bool
+
+
+def load_settings(environ: Mapping[str, str] | None = None, *, env_file: Path | None = Path(".env")) -> Settings:
+    """Settings from the environment over the `.env` file.
+
+    Raises SettingsFault with every fault: unknown variables (and the nearest known name), values that do not fit,
+    unreadable `…_FILE` twins. No fault repeats a value, since a value may be a secret.
+    """
+    merged = dict(_dotenv(env_file)) | dict(os.environ if environ is None else environ)
+    faults: list[str] = []
+    tree: dict[str, Any] = {}
+    for path, value, variable in _assignments(merged, faults):
+        _put(tree, path, value, variable)
+    try:
+        settings = Settings(**tree)
+    except ValidationError as error:
+        raise SettingsFault([*faults, *_faults_of(error)]) from None
+    if faults:
+        raise SettingsFault(faults)
+    return settings
+
+
+def effective_rows(settings: Settings) -> list[tuple[str, str]]:
+    """(variable, value) of every setting in force, secrets masked, URLs without their passwords."""
+    rows: list[tuple[str, str]] = []
+    values: Settings = settings.model_copy(
+        update={"connections": settings.effective_connections, "webhooks": settings.effective_webhooks}
+    )
+    for name in Settings.model_fields:
+        value = getattr(values, name)
+        if isinstance(value, dict):
+            for key, group in sorted(value.items()):
+                for sub in type(group).model_fields:
+                    rows.append((f"{PREFIX}{name.upper()}__{key.upper()}__{sub.upper()}", _shown(getattr(group, sub))))
+        else:
+            shown = mask_url(value.get_secret_value()) if name == "database_url" else _shown(value)
+            rows.append((PREFIX + name.upper(), shown))
+    return rows
+
+
+def reference_rows() -> list[SettingRow]:
+    """The table of all settings, made from the code; the README repeats it and a test holds the two together."""
+    rows = list(_reference_of(Settings, PREFIX))
+    for alias, path in ALIASES.items():
+        target = PREFIX + "__".join(part.upper() for part in path)
+        rows.append(
+            SettingRow(variable=alias, default="unset", description=f"the same as `{target}`, which wins", secret=False)
+        )
+    return rows
+
+
+def mask_url(url: str) -> str:
+    """The URL without its password and without the values of its query, which may hold tokens."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(not a URL)"
+    netloc = parts.netloc
+    if "@" in netloc:
+        user = netloc.rsplit("@", 1)[0].split(":", 1)[0]
+        netloc = f"{user}:***@{netloc.rsplit('@', 1)[1]}"
+    query = re.sub(r"=[^&]*", "=***", parts.query)
+    return parts._replace(netloc=netloc, query=query).geturl()
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _dotenv(env_file: Path | None) -> dict[str, str]:
+    if env_file is None or not env_file.is_file():
+        return {}
+    return {key: value for key, value in dotenv_values(env_file).items() if value is not None}
+
+
+def _assignments(environ: Mapping[str, str], faults: list[str]) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """(path in the settings tree, value, variable) of each variable that is ours; `_FILE` twins are read."""
+    for variable, raw in environ.items():
+        name = variable.upper()
+        is_alias = name.removesuffix("_FILE") in ALIASES
+        if not name.startswith(PREFIX) and not is_alias:
+            continue
+        path = _path_of(name)
+        value: str | None = raw
+        if path is None and name.endswith("_FILE"):
+            path = _path_of(name.removesuffix("_FILE"))
+            if path is not None and not _is_secret(path):
+                path = None
+            elif path is not None:
+                twin = name.removesuffix("_FILE")
+                if any(other.upper() == twin for other in environ):
+                    faults.append(f"{name}: {twin} is set too; set one of them")
+                    continue
+                value = _read_secret(name, raw, faults)
+        if path is None:
+            faults.append(_unknown(name))
+        elif value is not None and value.strip() != "":
+            yield path, value, name
+
+
+def _path_of(name: str) -> tuple[str, ...] | None:
+    """The place of a variable in the tree, None for a name that is no setting."""
+    if name in ALIASES:
+        return ALIASES[name]
+    if not name.startswith(PREFIX):
+        return None
+    path = tuple(name.removeprefix(PREFIX).lower().split("__"))
+    field = Settings.model_fields.get(path[0])
+    if field is None:
+        return None
+    group = _group_of(field)
+    if group is None:
+        return path if len(path) == 1 else None
+    return path if len(path) == 3 and path[1] and path[2] in group.model_fields else None
+
+
+def _put(tree: dict[str, Any], path: tuple[str, ...], value: str, variable: str) -> None:
+    node = tree
+    for part in path[:-1]:
+        node = node.setdefault(part, {})
+    if path[-1] in node and variable.startswith("MJ_"):
+        return  # JETHOOK_CONNECTIONS__DEFAULT__… wins, whichever came first
+    node[path[-1]] = value
+
+
+def _read_secret(variable: str, file: str, faults: list[str]) -> str | None:
+    try:
+        return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        faults.append(f"{variable}: cannot read {file!r}: {reason}")
+        return None
+
+
+def _unknown(name: str) -> str:
+    known = [row.variable for row in reference_rows()]
+    parts = name.removeprefix(PREFIX).split("__")
+    if len(parts) == 3:  # the name in the middle is the user's own: compare what is around it
+        pattern = f"{PREFIX}{parts[0]}__{{N}}__{parts[2]}"
+        near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.5)
+        shown = near[0].replace("{N}", parts[1]) if near else None
+    else:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        shown = near[0] if near else None
+    return f"{name}: no such setting" + (f"; did you mean {shown}?" if shown else "")
+
+
+def _faults_of(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        message = fault["msg"].removeprefix("Value error, ")
+        names = [str(part) for part in fault["loc"] if not isinstance(part, int)]
+        # A fault inside a union or a tuple ends with pydantic's own words: keep what is a variable.
+        depth = 3 if names and _group_of(Settings.model_fields[names[0]]) else 1
+        variable = PREFIX + "__".join(name.upper() for name in names[:depth])
+        if not names:
+            yield message
+        elif fault["type"] == "missing":
+            yield f"{variable}: is required"
+        else:
+            yield f"{variable}: {message[0].lower()}{message[1:]}"
+
+
+# --- the reference ---------------------------------------------------------------------------------------------------
+
+
+def _group_of(field: FieldInfo) -> type[BaseModel] | None:
+    arguments = getattr(field.annotation, "__args__", ())
+    if getattr(field.annotation, "__origin__", None) is dict and issubclass(arguments[1], BaseModel):
+        return arguments[1]  # type: ignore[no-any-return]
+    return None
+
+
+def _reference_of(model: type[BaseModel], prefix: str) -> Iterable[SettingRow]:
+    for name, field in model.model_fields.items():
+        group = _group_of(field)
+        if group is not None:
+            yield from _reference_of(group, f"{prefix}{name.upper()}__{{N}}__")
+            continue
+        default = "required" if field.is_required() else _shown(field.default, plain=True)
+        yield SettingRow(
+            variable=prefix + name.upper(),
+            default=default,
+            description=field.description or "",
+            secret=_holds_secret(field),
+        )
+
+
+def _is_secret(path: tuple[str, ...]) -> bool:
+    field = Settings.model_fields[path[0]]
+    group = _group_of(field)
+    return _holds_secret(group.model_fields[path[2]] if group else field)
+
+
+def _holds_secret(field: FieldInfo) -> bool:
+    # A sink's URL often carries a token, and an API key is half of a credential: both may come from a file.
+    return "SecretStr" in repr(field.annotation) or field.description == "where events are posted; required"
+
+
+def _shown(value: object, *, plain: bool = False) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value() if plain else "***"
+    if value is None or value == () or value == {}:
+        return "unset"
+    if isinstance(value, tuple):
+        return ",".join(_shown(part, plain=plain) for part in value)
+    if isinstance(value, dict):
+        return ",".join(f"{key}=***" for key in value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, str) and "://" in value:
+        return mask_url(value)
+    return str(value)

@@ -1,0 +1,109 @@
+"""What an event looks like from outside: one shape for REST, the feed and the `jethook` envelope.
+
+Columns hold what can be asked for; `payload` and `details` are read from the raw text when somebody looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from app.clock import rfc3339
+from app.mailjet.payloads import ExactNumber, MalformedPayload, decode
+from app.mailjet.vocabulary import as_text
+
+# Keys of Mailjet's that have a field of their own; all others, known or not, are `details`.
+NAMED = frozenset(
+    {"event", "time", "MessageID", "mj_message_id", "Message_GUID", "email", "mj_campaign_id", "mj_contact_id",
+     "mj_list_id", "customcampaign", "CustomID", "Payload", "hard_bounce", "error", "error_related_to"}
+)  # fmt: skip
+
+COLUMNS = (
+    "id", "webhook", "connection", "type", "outcome", "occurred_at", "received_at", "test", "email", "message_id",
+    "message_guid", "campaign_id", "contact_id", "list_id", "custom_id", "custom_campaign", "permanent", "reason",
+    "reason_group", "raw",
+)  # fmt: skip
+
+
+def event_view(row: Mapping[str, Any], *, include_raw: bool) -> dict[str, Any]:
+    """The event of contract shape from a row with `COLUMNS`; dump it with `orjson.dumps(…, default=exact)`.
+
+    `raw` is spliced in as the stored text, so every digit and the order of its keys survive.
+    """
+    raw_text: str | None = row["raw"]
+    payload = _payload_of(raw_text)
+    view: dict[str, Any] = {
+        "id": row["id"],
+        "webhook": row["webhook"],
+        "connection": row["connection"],
+        "type": row["type"],
+        "outcome": row["outcome"],
+        "occurred_at": rfc3339(row["occurred_at"]),
+        "received_at": rfc3339(row["received_at"]),
+        "test": bool(row["test"]),
+        "email": row["email"],
+        "message_id": row["message_id"],
+        "message_guid": row["message_guid"],
+        "campaign_id": row["campaign_id"],
+        "contact_id": row["contact_id"],
+        "list_id": row["list_id"],
+        "custom_id": row["custom_id"],
+        "custom_campaign": row["custom_campaign"],
+        "payload": clean(as_text(payload.get("Payload"))),
+        "permanent": row["permanent"],
+        "reason": row["reason"],
+        "reason_group": row["reason_group"],
+        "details": {clean(key): _clean_value(value) for key, value in payload.items() if key not in NAMED},
+    }
+    if include_raw:
+        view["raw"] = None if raw_text is None else orjson.Fragment(raw_text)
+    return view
+
+
+def dump(value: Any) -> bytes:
+    return orjson.dumps(value, default=exact)
+
+
+def exact(value: Any) -> Any:
+    """`default` for orjson: numbers it has no type for keep their digits."""
+    if isinstance(value, ExactNumber):
+        return orjson.Fragment(value.text)
+    if isinstance(value, int):  # beyond 64 bits
+        return orjson.Fragment(str(value))
+    raise TypeError(type(value).__name__)
+
+
+def clean(text: str | None) -> str | None:
+    """Text that PostgreSQL and UTF-8 can carry: NUL and lone surrogates become U+FFFD. The raw text keeps them."""
+    if text is None:
+        return None
+    if "\0" in text:
+        text = text.replace("\0", "\ufffd")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _payload_of(raw: str | None) -> dict[str, Any]:
+    if raw is None:
+        return {}
+    try:
+        value = decode(raw)
+    except MalformedPayload:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _clean_value(value: Any) -> Any:
+    """The same JSON value without lone surrogates, which no JSON writer accepts. Depth is bounded at the edge."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_clean_value(item) for item in value]
+    if isinstance(value, dict):
+        return {clean(key): _clean_value(item) for key, item in value.items()}
+    return value

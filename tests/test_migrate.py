@@ -1,0 +1,41 @@
+"""Migrations: from nothing to the newest schema, without drift, by many at once, on both databases."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlmodel import SQLModel
+
+from app.db import Database
+from app.migrate import is_current, migrate
+
+
+def test_the_migrated_schema_is_the_one_the_models_describe(database: Database) -> None:
+    with database.reading() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+
+        assert compare_metadata(context, SQLModel.metadata) == []
+        assert is_current(connection)
+
+
+def test_many_processes_that_start_at_once_migrate_once(database_url: str) -> None:
+    def start(_: int) -> tuple[str | None, str]:
+        database = Database(database_url)
+        try:
+            return migrate(database)
+        finally:
+            database.close()
+
+    with ThreadPoolExecutor(6) as starts:
+        results = list(starts.map(start, range(6)))
+
+    assert [found for found, _ in results].count(None) == 1
+
+
+def test_a_newer_schema_is_left_alone(database: Database) -> None:
+    database.write(lambda c: c.execute(sa.text("UPDATE alembic_version SET version_num = 'from_the_future'")))
+
+    assert migrate(database) == ("from_the_future", "from_the_future")
