@@ -208,7 +208,13 @@ class SinkSettings(_Group):
         (5, 30, 120, 600, 1800, 3600, 10800, 21600, 43200, 86400, 86400),
         description="wait before retry 1, 2, …; up to a fifth is added as jitter; then the delivery is dead",
     )
-    min_backoff_seconds: SecondsOrNone = Field(60.0, description="least wait after a timeout or a 429")
+    min_backoff_seconds: SecondsOrNone = Field(
+        60.0, description="least wait after a timeout or a 429; a shorter schedule is lengthened to it"
+    )
+    breaker_failures: int = Field(10, ge=1, description="failures in a row that open the breaker")
+    breaker_cooldown_seconds: Seconds = Field(
+        30.0, description="wait before an open breaker probes with one delivery; doubles up to 10 times itself"
+    )
 
 
 class Settings(BaseSettings):

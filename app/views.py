@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from app.clock import rfc3339
+from app.clock import from_micros, rfc3339
 from app.mailjet.payloads import ExactNumber, MalformedPayload, decode
 from app.mailjet.vocabulary import as_text
 
@@ -20,15 +20,31 @@ NAMED = frozenset(
      "mj_list_id", "customcampaign", "CustomID", "Payload", "hard_bounce", "error", "error_related_to"}
 )  # fmt: skip
 
-COLUMNS = (
+VIEW_COLUMNS = (
     "id", "webhook", "connection", "type", "outcome", "occurred_at", "received_at", "test", "email", "message_id",
     "message_guid", "campaign_id", "contact_id", "list_id", "custom_id", "custom_campaign", "permanent", "reason",
     "reason_group", "raw",
 )  # fmt: skip
 
 
+# The order of an event's values wherever they travel as a tuple: into the table and over to the worker.
+EVENT_COLUMNS = (
+    "id", "webhook", "connection", "type", "outcome", "occurred_at", "received_at", "test", "email", "email_domain",
+    "message_id", "message_guid", "campaign_id", "contact_id", "list_id", "custom_id", "custom_campaign", "permanent",
+    "reason", "reason_group", "raw",
+)  # fmt: skip
+
+
+def view_of_values(values: tuple[Any, ...]) -> dict[str, Any]:
+    """`event_view` with raw, from values in the order of `EVENT_COLUMNS` (times in microseconds since 1970)."""
+    row = dict(zip(EVENT_COLUMNS, values, strict=True))
+    row["occurred_at"] = from_micros(row["occurred_at"])
+    row["received_at"] = from_micros(row["received_at"])
+    return event_view(row, include_raw=True)
+
+
 def event_view(row: Mapping[str, Any], *, include_raw: bool) -> dict[str, Any]:
-    """The event of contract shape from a row with `COLUMNS`; dump it with `orjson.dumps(…, default=exact)`.
+    """The event of contract shape from a row with `VIEW_COLUMNS`; dump it with `orjson.dumps(…, default=exact)`.
 
     `raw` is spliced in as the stored text, so every digit and the order of its keys survive.
     """

@@ -108,3 +108,12 @@ def as_bool(value: Any) -> bool | None:
     if isinstance(value, int):
         return {0: False, 1: True}.get(value)
     return {"true": True, "1": True, "false": False, "0": False}.get(value.lower()) if isinstance(value, str) else None
+
+
+def normal_email(text: str) -> str:
+    """The address with its domain, what follows the last `@`, in lower case; anything without `@` as it is.
+
+    Lenient: nothing is checked or stripped, and the local part keeps its case, since only its server may judge that.
+    """
+    local, at, domain = text.rpartition("@")
+    return f"{local}{at}{domain.lower()}" if at else text

@@ -59,8 +59,8 @@ class Body:
 
 
 def shape_events(events: Iterable[Event], shape: Shape, seed: int = 0) -> Iterator[Body]:
-    """Yield the bodies in the order to post them; equal arguments give equal bodies. Every event comes at least once."""
-    rng = random.Random(seed)
+    """Yield the bodies in the order to post them. Equal arguments give equal bodies; no event is left out."""
+    rng = random.Random(seed)  # noqa: S311 - no secrets here
     disordered = _late(_split(events, shape.disorder, rng), rng)
     doubled = _late(((event, event if rng.random() < shape.duplicates else None) for event in disordered), rng)
     bodies = _grouped(doubled, shape, rng)

@@ -145,7 +145,10 @@ class SampleSink:
             self._next.extend(map(_as_answer, answers))
 
     def answer_with(self, answerer: Answerer | None) -> None:
-        """Ask `answerer` for every answer; it runs in the server's thread. None: back to `answer_always`."""
+        """Ask `answerer` for every answer; None: back to `answer_always`.
+
+        It runs in the server's thread while the sink is locked, so it must not wait for another thread.
+        """
         with self._changed:
             self._answerer = answerer
 

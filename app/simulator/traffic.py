@@ -78,7 +78,7 @@ class _Message:
     device: Event = field(default_factory=dict)
 
 
-def make_events(
+def make_events(  # noqa: PLR0913 - the knobs of a run
     seed: int,
     count: int | None,
     start: int,
@@ -95,7 +95,8 @@ def make_events(
     unknown = set(types) - set(EVENT_TYPES)
     if unknown or not types:
         raise ValueError(f"event types are {', '.join(EVENT_TYPES)}, not {', '.join(sorted(unknown)) or 'none'}")
-    traffic = _Traffic(random.Random(seed), frozenset(types), people, step_seconds)
+    rng = random.Random(seed)  # noqa: S311 - no secrets here
+    traffic = _Traffic(rng, frozenset(types), people, step_seconds)
     return traffic.run(count, float(start))
 
 
@@ -109,6 +110,8 @@ class _Traffic:
         lives = [([kind for kind in life if kind in types], weight) for life, weight in LIVES]
         self._lives = [life for life, _ in lives if life]
         self._weights = [weight for life, weight in lives if life]
+        # The first messages have one life of each kind, so that a short run shows every type too.
+        self._first_lives = rng.sample(self._lives, len(self._lives))
         self._builders: dict[str, Callable[[_Message], Event]] = {
             "sent": self._sent,
             "open": self._open,
@@ -125,10 +128,8 @@ class _Traffic:
         while count is None or made < count:
             made += 1
             is_due = bool(waiting) and waiting[0][0] <= now
-            if is_due and self._rng.random() < 0.85:
-                message = heapq.heappop(waiting)[2]
-            else:
-                message = self._make_message()
+            goes_on = is_due and self._rng.random() < 0.85
+            message = heapq.heappop(waiting)[2] if goes_on else self._make_message()
             yield self._next_event(message, now)
             if message.to_come:
                 heapq.heappush(waiting, (self._after(now), made, message))
@@ -156,7 +157,7 @@ class _Traffic:
         rng = self._rng
         index = rng.randrange(len(self._people))
         person = self._people[index]
-        life = list(rng.choices(self._lives, self._weights)[0])
+        life = list(self._first_lives.pop() if self._first_lives else rng.choices(self._lives, self._weights)[0])
         if person.is_undeliverable and "blocked" in self._types:
             life = ["blocked"]
             # The sender cleans up: somebody new takes the place, or everybody would be blocked in the end.

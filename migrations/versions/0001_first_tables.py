@@ -126,7 +126,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_events_custom_id",
         "events",
-        ["custom_id", "id"],
+        ["custom_id"],
         unique=False,
         postgresql_where=sa.text("custom_id IS NOT NULL"),
         sqlite_where=sa.text("custom_id IS NOT NULL"),
@@ -134,7 +134,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_events_email",
         "events",
-        ["email", "id"],
+        ["email"],
         unique=False,
         postgresql_where=sa.text("email IS NOT NULL"),
         sqlite_where=sa.text("email IS NOT NULL"),
@@ -150,7 +150,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_events_message_id",
         "events",
-        ["message_id", "id"],
+        ["message_id"],
         unique=False,
         postgresql_where=sa.text("message_id IS NOT NULL"),
         sqlite_where=sa.text("message_id IS NOT NULL"),

@@ -1,0 +1,280 @@
+"""The SQL of delivery: claim what is due, keep a claim, write what came of it.
+
+A claim is a later `next_attempt_at` with a lease token. If its holder dies the time simply comes, so a crash needs no
+repair; a holder that comes late finds another token and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from app.clock import to_micros
+from app.db import chunks, insert_missing
+from app.dispatch.service import Job
+from app.errors import Conflict, DeliveryNotFound
+from app.models import Attempt, Delivery, DeliveryState, Event, Priority, SinkState
+from app.views import EVENT_COLUMNS
+
+_deliveries = Delivery.__table__  # type: ignore[attr-defined]
+_attempts = Attempt.__table__  # type: ignore[attr-defined]
+_events = Event.__table__  # type: ignore[attr-defined]
+_sink_states = SinkState.__table__  # type: ignore[attr-defined]
+
+ATTEMPT_COLUMNS = (
+    "event_id", "sink", "number", "at", "status", "outcome", "error", "duration_ms", "response_excerpt", "replay",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """At most `limit` due deliveries of one sink and priority, leased until `lease_until`."""
+
+    sink: str
+    priority: int
+    limit: int
+    now: datetime
+    lease_until: datetime
+    lease_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What became of one claimed delivery. `attempt` is a row of `ATTEMPT_COLUMNS`; None when it was not tried."""
+
+    event_id: str
+    sink: str
+    lease_token: str
+    state: DeliveryState
+    priority: int
+    attempt_count: int
+    schedule_step: int
+    next_attempt_micros: int
+    settled_micros: int | None
+    last_status: int | None
+    last_error: str | None
+    attempt: tuple[Any, ...] | None
+
+
+def claim_due(connection: Connection, request: ClaimRequest) -> list[Job]:
+    """Take due deliveries, oldest first; what another process is taking at this moment is passed over."""
+    due = (
+        sa.select(_deliveries.c.event_id)
+        .where(
+            _deliveries.c.sink == request.sink,
+            _deliveries.c.state == sa.literal_column("'pending'"),  # the partial index asks for the very word
+            _deliveries.c.priority == request.priority,
+            _deliveries.c.next_attempt_at <= request.now,
+        )
+        .order_by(_deliveries.c.next_attempt_at)
+        .limit(request.limit)
+        .with_for_update(skip_locked=True)  # SQLite, a single writer, drops it
+    )
+    taken = (
+        sa.update(_deliveries)
+        .where(_deliveries.c.sink == request.sink, _deliveries.c.event_id.in_(due.scalar_subquery()))
+        .values(next_attempt_at=request.lease_until, lease_token=request.lease_token)
+        .returning(
+            _deliveries.c.event_id, _deliveries.c.webhook, _deliveries.c.type, _deliveries.c.attempt_count,
+            _deliveries.c.schedule_step, _deliveries.c.priority, _deliveries.c.replay,
+        )
+    )  # fmt: skip
+    rows = connection.execute(taken).all()
+    events = _events_by_id(connection, [row.event_id for row in rows])
+    return [_job(row, request.sink, events[row.event_id]) for row in rows if row.event_id in events]
+
+
+def _job(row: Row[Any], sink: str, event: tuple[Any, ...]) -> Job:
+    return Job(
+        event_id=row.event_id, sink=sink, webhook=row.webhook, type=row.type, event=event,
+        attempt_count=row.attempt_count, schedule_step=row.schedule_step, priority=row.priority, replay=row.replay,
+    )  # fmt: skip
+
+
+def _events_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    # Times stay whole numbers: the row travels on in the shape it has between ingest and the worker.
+    columns = [
+        sa.type_coerce(c, sa.BigInteger) if name.endswith("_at") else c
+        for name, c in ((name, _events.c[name]) for name in EVENT_COLUMNS)
+    ]
+    found: dict[str, tuple[Any, ...]] = {}
+    for chunk in chunks(ids, 512):
+        for row in connection.execute(sa.select(*columns).where(_events.c.id.in_(chunk))):
+            found[row[0]] = tuple(row)
+    return found
+
+
+def renew(connection: Connection, *, sinks: Iterable[str], lease_token: str, until: datetime) -> int:
+    """Prolong every lease of `lease_token`; the number of deliveries held."""
+    held = 0
+    for sink in sinks:
+        statement = (
+            sa.update(_deliveries)
+            .where(
+                _deliveries.c.sink == sink,
+                _deliveries.c.state == sa.literal_column("'pending'"),
+                _deliveries.c.priority.in_([p.value for p in Priority]),
+                _deliveries.c.next_attempt_at <= until,
+                _deliveries.c.lease_token == lease_token,
+            )
+            .values(next_attempt_at=until)
+        )
+        held += connection.execute(statement).rowcount
+    return held
+
+
+def next_due(connection: Connection, sinks: Iterable[str]) -> dict[tuple[str, int], datetime]:
+    """(sink, priority) -> when its first pending delivery is due; two without any are left out."""
+    first = [
+        sa.select(
+            sa.literal(sink).label("sink"),
+            sa.literal(priority.value).label("priority"),
+            sa.select(_deliveries.c.next_attempt_at)
+            .where(
+                _deliveries.c.sink == sink,
+                _deliveries.c.state == sa.literal_column("'pending'"),
+                _deliveries.c.priority == priority.value,
+            )
+            .order_by(_deliveries.c.next_attempt_at)
+            .limit(1)
+            .scalar_subquery()
+            .label("at"),
+        )
+        for sink in sinks
+        for priority in Priority
+    ]
+    if not first:
+        return {}
+    rows = connection.execute(sa.union_all(*first))
+    return {(row.sink, row.priority): row.at for row in rows if row.at is not None}
+
+
+def paused_sinks(connection: Connection) -> dict[str, str | None]:
+    """Paused sink -> the reason."""
+    rows = connection.execute(
+        sa.select(_sink_states.c.name, _sink_states.c.paused_reason).where(_sink_states.c.paused == sa.true())
+    )
+    return {row.name: row.paused_reason for row in rows}
+
+
+def record_completions(connection: Connection, completions: Sequence[Completion]) -> None:
+    """Write attempts, and states where the lease still holds; a cancelled or retaken delivery is left as it is."""
+    insert_missing(connection, _attempts, ATTEMPT_COLUMNS, [c.attempt for c in completions if c.attempt is not None])
+    for chunk in chunks(completions):
+        values = [value for c in chunk for value in _values_of(c)]
+        connection.exec_driver_sql(_completion_sql(len(chunk), connection.dialect.name), tuple(values))
+
+
+def _values_of(c: Completion) -> tuple[Any, ...]:
+    return (
+        c.event_id, c.sink, c.lease_token, c.state.value, int(c.priority), c.attempt_count, c.schedule_step,
+        c.next_attempt_micros, c.settled_micros, c.last_status, c.last_error,
+    )  # fmt: skip
+
+
+_COMPLETION_TYPES = ("text", "text", "text", "text", "bigint", "bigint", "bigint", "bigint", "bigint", "bigint", "text")
+
+
+@lru_cache(maxsize=64)
+def _completion_sql(rows: int, dialect: str) -> str:
+    mark = "?" if dialect == "sqlite" else "%s"
+    # A column of NULLs alone would be text to PostgreSQL.
+    row = "(" + ", ".join(f"CAST({mark} AS {kind})" for kind in _COMPLETION_TYPES) + ")"
+    names = "event_id, sink, token, state, priority, attempts, step, next_at, settled_at, status, error"
+    return (
+        f"WITH v ({names}) AS (VALUES {', '.join([row] * rows)}) "  # noqa: S608  our own words and marks
+        "UPDATE deliveries SET state = v.state, priority = v.priority, attempt_count = v.attempts, "
+        "schedule_step = v.step, next_attempt_at = v.next_at, lease_token = NULL, settled_at = v.settled_at, "
+        "last_status = v.status, last_error = v.error FROM v "
+        "WHERE deliveries.event_id = v.event_id AND deliveries.sink = v.sink "
+        "AND deliveries.state = 'pending' AND deliveries.lease_token = v.token"
+    )
+
+
+# --- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def retry(connection: Connection, event_id: str, sink: str, now: datetime) -> None:
+    """Make a delivery due now with a fresh schedule, whatever its state; one being sent at this moment stays so.
+
+    Raises DeliveryNotFound.
+    """
+    _get_state(connection, event_id, sink)
+    mine = (_deliveries.c.event_id == event_id, _deliveries.c.sink == sink)
+    fresh = {
+        "state": DeliveryState.PENDING.value,
+        "schedule_step": 0,
+        "priority": int(Priority.RETRY),
+        "next_attempt_at": now,
+        "lease_token": None,
+        "settled_at": None,
+    }
+    leased = sa.and_(
+        _deliveries.c.state == DeliveryState.PENDING.value,
+        _deliveries.c.lease_token.is_not(None),
+        _deliveries.c.next_attempt_at > now,
+    )
+    connection.execute(sa.update(_deliveries).where(*mine, sa.not_(leased)).values(**fresh))
+
+
+def cancel(connection: Connection, event_id: str, sink: str, now: datetime) -> None:
+    """End a pending or dead delivery for good. Raises DeliveryNotFound, Conflict for one that was delivered."""
+    state = _get_state(connection, event_id, sink)
+    if state == DeliveryState.DELIVERED:
+        raise Conflict("the delivery was delivered already")
+    connection.execute(
+        sa.update(_deliveries)
+        .where(
+            _deliveries.c.event_id == event_id,
+            _deliveries.c.sink == sink,
+            _deliveries.c.state.in_([DeliveryState.PENDING.value, DeliveryState.DEAD.value]),
+        )
+        .values(state=DeliveryState.CANCELLED.value, settled_at=now, lease_token=None)
+    )
+
+
+def _get_state(connection: Connection, event_id: str, sink: str) -> str:
+    statement = sa.select(_deliveries.c.state).where(_deliveries.c.event_id == event_id, _deliveries.c.sink == sink)
+    state = connection.execute(statement.with_for_update()).scalar_one_or_none()
+    if state is None:
+        raise DeliveryNotFound(f"no delivery {event_id}.{sink}")
+    return str(state)
+
+
+def set_paused(connection: Connection, sink: str, *, paused: bool, reason: str | None) -> None:
+    insert_missing(connection, _sink_states, ("name", "paused"), [(sink, False)])
+    connection.execute(
+        sa.update(_sink_states)
+        .where(_sink_states.c.name == sink)
+        .values(paused=paused, paused_reason=reason if paused else None)
+    )
+
+
+def record_sink_results(connection: Connection, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Sink -> the columns of its state to change (last success, last error)."""
+    for sink in sorted(results):
+        insert_missing(connection, _sink_states, ("name", "paused"), [(sink, False)])
+        connection.execute(sa.update(_sink_states).where(_sink_states.c.name == sink).values(**results[sink]))
+
+
+def backlog(connection: Connection, sinks: Iterable[str], now: datetime) -> dict[str, dict[str, Any]]:
+    """Sink -> pending, dead, oldest_overdue_seconds; each from the small index of just these rows."""
+    found: dict[str, dict[str, Any]] = {}
+    for sink in sinks:
+        mine = (_deliveries.c.sink == sink, _deliveries.c.state == sa.literal_column("'pending'"))
+        pending = connection.execute(sa.select(sa.func.count()).select_from(_deliveries).where(*mine)).scalar_one()
+        dead = connection.execute(
+            sa.select(sa.func.count())
+            .select_from(_deliveries)
+            .where(_deliveries.c.sink == sink, _deliveries.c.state == sa.literal_column("'dead'"))
+        ).scalar_one()
+        due = next_due(connection, [sink]).values()
+        overdue = (to_micros(now) - to_micros(min(due))) / 1_000_000 if due else 0.0
+        found[sink] = {"pending": pending, "dead": dead, "oldest_overdue_seconds": max(0.0, overdue)}
+    return found

@@ -1,0 +1,212 @@
+"""POST /webhooks/{webhook}: judges the credentials, hands the raw bytes on, answers 200 once they are durable.
+
+The one route that is plain ASGI: FastAPI's own reading of a request costs more than everything done here. Anything but
+200 makes Mailjet post the same again for a day, so 4xx is for callers that are not Mailjet and 503 for our own faults.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from app.clock import to_micros, utc_now
+from app.db import is_outage
+from app.errors import BodyTooLarge, Unauthorized, Unavailable, WebhookNotFound
+from app.ingest.auth import CallbackAuth, Verdict
+from app.ingest.service import Accepted, Ingest
+from app.mailjet.vocabulary import EVENT_TYPES
+from app.metrics import UNKNOWN, Metrics
+
+log = structlog.get_logger(__name__)
+
+PATIENCE_SECONDS = 20  # a database that hangs must not hold Mailjet's connections; the write itself goes on
+DRAIN_BYTES = 64 * 1024 * 1024  # of a body that is too large, read on this far so that the caller sees the 413
+_JSON = (b"content-type", b"application/json")
+
+
+class Disconnected(Exception):  # noqa: N818  not an error of ours
+    """The caller hung up before the whole body came: there is nothing to store."""
+
+
+class Receiver:
+    """The ASGI endpoint behind `/webhooks/{webhook}`."""
+
+    def __init__(
+        self, ingest: Ingest, auth: CallbackAuth, metrics: Metrics, *, max_body_bytes: int, stopping: Callable[[], bool]
+    ) -> None:
+        self._ingest = ingest
+        self._auth = auth
+        self._metrics = metrics
+        self._max_body_bytes = max_body_bytes
+        self._stopping = stopping
+        self.in_flight = 0
+
+    def route(self) -> Route:
+        return Route("/webhooks/{webhook}", self, methods=["POST", "GET", "HEAD"], name="receive")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            # Some providers probe the address with GET or HEAD before they post to it.
+            await _answer(send, b"")
+            return
+        webhook = scope["path_params"]["webhook"]
+        started = time.perf_counter()
+        self.in_flight += 1
+        code = "500"
+        try:
+            accepted = await self._accept(webhook, scope, receive)
+            code = "200"
+            await _answer(send, _body_of(accepted))
+        except Unauthorized:
+            code = "401"
+            raise
+        except WebhookNotFound:
+            webhook, code = UNKNOWN, "404"
+            raise
+        except BodyTooLarge:
+            code = "413"
+            raise
+        except Unavailable:
+            code = "503"
+            raise
+        except Disconnected:
+            code = "499"
+        finally:
+            self.in_flight -= 1
+            known = webhook if webhook in self._ingest.webhooks else UNKNOWN
+            self._metrics.ingest_requests.labels(known, code).inc()
+            self._metrics.ingest_duration.observe(time.perf_counter() - started)
+
+    async def _accept(self, webhook: str, scope: Scope, receive: Receive) -> Accepted:
+        authorization, length = _headers_of(scope)
+        self._admit(webhook, authorization)
+        if self._stopping():
+            raise Unavailable("the service is stopping", retry_after_seconds=2)
+        body = await self._read(receive, length)
+        now = utc_now()
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                accepted = await self._ingest.accept(webhook, body, now_micros=to_micros(now))
+        except TimeoutError:
+            raise Unavailable("the database did not commit in time") from None
+        except Unavailable:
+            raise
+        except Exception as error:
+            # Whatever it was, the event is not stored: Mailjet must try again, and a person must see it.
+            if not is_outage(error):
+                log.error("ingest.failed", webhook=webhook, exc_info=error)
+            raise Unavailable("the database cannot commit; see JETHOOK_DATABASE_URL") from None
+        self._count(webhook, accepted, now.timestamp())
+        return accepted
+
+    def _admit(self, webhook: str, authorization: bytes | None) -> None:
+        verdict = self._auth.judge(webhook, authorization)
+        if verdict is Verdict.UNAUTHORIZED:
+            raise Unauthorized(
+                "the callback's user or password is missing or wrong",
+                headers={"www-authenticate": 'Basic realm="jethook", charset="UTF-8"'},
+            )
+        if verdict is Verdict.UNKNOWN_WEBHOOK:
+            raise WebhookNotFound(f"no webhook {webhook[:63]!r} is configured")
+
+    async def _read(self, receive: Receive, length: int | None) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size <= self._max_body_bytes:
+                parts.append(part)
+            else:
+                parts.clear()
+            if not message.get("more_body") or size > DRAIN_BYTES or (length or 0) > DRAIN_BYTES:
+                break
+        if max(size, length or 0) > self._max_body_bytes:
+            raise BodyTooLarge(f"a callback body holds at most {self._max_body_bytes} bytes (JETHOOK_MAX_BODY_BYTES)")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _count(self, webhook: str, accepted: Accepted, now: float) -> None:
+        events = self._metrics.ingest_events
+        for event_type, (stored, duplicates) in accepted.by_type.items():
+            event = event_type if event_type in EVENT_TYPES else UNKNOWN
+            if stored:
+                events.labels(webhook, event, "stored").inc(stored)
+                self._metrics.last_event.labels(webhook, event).set(now)
+            if duplicates:
+                events.labels(webhook, event, "duplicate").inc(duplicates)
+        if accepted.quarantined:
+            events.labels(webhook, UNKNOWN, "quarantined").inc(accepted.quarantined)
+            log.warning("ingest.quarantined", webhook=webhook, elements=accepted.quarantined)
+
+
+def _headers_of(scope: Scope) -> tuple[bytes | None, int | None]:
+    authorization: bytes | None = None
+    length: int | None = None
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            authorization = value
+        elif name == b"content-length" and value.isdigit():
+            length = int(value[:20])
+    return authorization, length
+
+
+def _body_of(accepted: Accepted) -> bytes:
+    return (
+        b'{"received":%d,"stored":%d,"duplicates":%d,"quarantined":%d}'
+        % (accepted.received, accepted.stored, accepted.duplicates, accepted.quarantined)
+    )  # fmt: skip
+
+
+async def _answer(send: Send, body: bytes) -> None:
+    headers = [_JSON, (b"content-length", b"%d" % len(body))] if body else [(b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def openapi_path() -> dict[str, Any]:
+    """What `/openapi.json` says of this route, which FastAPI does not see."""
+    counts = {name: {"type": "integer"} for name in ("received", "stored", "duplicates", "quarantined")}
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    name = {"name": "webhook", "in": "path", "required": True, "schema": {"type": "string"}}
+    anything: dict[str, Any] = {}
+    probe = {
+        "tags": ["receiving"],
+        "summary": "Probe of a callback address",
+        "parameters": [name],
+        "responses": {"200": {"description": "Always, with no body"}},
+    }
+    return {
+        "get": probe | {"operationId": "probe_webhook"},
+        "post": {
+            "operationId": "receive_events",
+            "tags": ["receiving"],
+            "summary": "Receive events from Mailjet",
+            "description": "Mailjet posts here. 200 means that every event and what it causes is durably stored.",
+            "security": [{"callback": []}],
+            "parameters": [name],
+            "requestBody": {
+                "required": True,
+                "description": "One event (Version 1) or an array of events (Version 2)",
+                "content": {"application/json": {"schema": anything, "example": [{"event": "open", "time": 1433103519}]}},
+            },
+            "responses": {
+                "200": {
+                    "description": "Stored; the counts are of the body's elements",
+                    "content": {"application/json": {"schema": {"type": "object", "properties": counts}}},
+                },
+                "401": {"description": "Credentials are missing or wrong", "content": problem},
+                "404": {"description": "No such webhook", "content": problem},
+                "413": {"description": "The body is too large", "content": problem},
+                "503": {"description": "Not stored; post it again", "content": problem},
+            },
+        },
+    }

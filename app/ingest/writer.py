@@ -1,0 +1,80 @@
+"""The write of posts: events, the deliveries they cause and what was quarantined, in one transaction.
+
+Runs as a lane of `app.group_commit`: all posts that wait are written with a few statements, each gets its own counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from app.db import insert_missing, insert_new
+from app.dispatch.service import DELIVERY_COLUMNS, Handover, Job
+from app.models import Delivery, Event, Quarantined
+from app.views import EVENT_COLUMNS
+
+_events = Event.__table__  # type: ignore[attr-defined]
+_deliveries = Delivery.__table__  # type: ignore[attr-defined]
+_quarantine = Quarantined.__table__  # type: ignore[attr-defined]
+
+QUARANTINE_COLUMNS = ("id", "webhook", "received_at", "reason", "body")
+
+
+@dataclass(slots=True)
+class Post:
+    """What one POST asks to be written."""
+
+    # One entry for each event of the body: the ids it is stored under, one for each webhook that hears of it.
+    elements: list[tuple[str, ...]] = field(default_factory=list)
+    events: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    deliveries: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
+    jobs: dict[str, list[Job]] = field(default_factory=dict)
+    quarantined: list[tuple[Any, ...]] = field(default_factory=list)
+
+
+class PostWriter:
+    """The lane's work, see `LaneWork`; a post's result is the set of its event ids that were new."""
+
+    def __init__(self, worker: Handover, observe: Callable[[int], None] = lambda events: None) -> None:
+        self._worker = worker
+        self._observe = observe  # told how many events shared a transaction
+
+    def execute(self, connection: Connection, items: Sequence[Post]) -> list[set[str]]:
+        rows = {event_id: row for post in items for event_id, row in post.events.items()}
+        # In order of id: two replicas that store the same events never wait for each other in a circle.
+        new = insert_new(connection, _events, EVENT_COLUMNS, [rows[event_id] for event_id in sorted(rows)])
+        owners = _first_owner(items, new)
+        owed = [row for event_id, post in owners.items() for row in post.deliveries.get(event_id, ())]
+        insert_missing(connection, _deliveries, DELIVERY_COLUMNS, owed)
+        insert_missing(connection, _quarantine, QUARANTINE_COLUMNS, [row for post in items for row in post.quarantined])
+        return [{event_id for event_id in post.events if owners.get(event_id) is post} for post in items]
+
+    def committed(self, items: Sequence[Post], results: Sequence[set[str]]) -> None:
+        self._observe(sum(len(post.events) for post in items))
+        for post, new in zip(items, results, strict=True):
+            for event_id, jobs in post.jobs.items():
+                for job in jobs:
+                    if event_id in new:
+                        self._worker.accept(job)
+                    else:
+                        self._worker.release(job.sink)
+
+    def failed(self, items: Sequence[Post]) -> None:
+        for post in items:
+            for jobs in post.jobs.values():
+                for job in jobs:
+                    self._worker.release(job.sink)
+
+
+def _first_owner(posts: Sequence[Post], new: set[str]) -> dict[str, Post]:
+    """New event id -> the one post that counts it as stored; for the others in the group it is a duplicate."""
+    owners: dict[str, Post] = {}
+    for post in posts:
+        for event_id in post.events:
+            if event_id in new:
+                owners.setdefault(event_id, post)
+    return owners
+

@@ -1,0 +1,102 @@
+"""Which replica does a duty that only one should do: a lease row that runs out unless it is renewed.
+
+A lease keeps work from being done twice for nothing; it is no lock. A leader that stalls longer than its lease may work
+beside its successor for a moment, so every duty under a lease must bear that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from app.clock import utc_now
+from app.db import Database
+from app.models import Lease
+
+log = structlog.get_logger(__name__)
+
+LEASE_GAINED = "lease.gained"
+LEASE_LOST = "lease.lost"
+LEASE_SECONDS = 10.0  # with a look every few seconds, a dead leader is replaced within 15
+# A lease further ahead than any honest clock explains was written while a clock was wrong: nobody should wait for it.
+MAX_SKEW_SECONDS = 3600.0
+
+_leases: sa.Table = Lease.__table__  # type: ignore[attr-defined]
+
+
+def try_lead(connection: Connection, name: str, owner: str, now: datetime, lease_seconds: float) -> bool:
+    """Take or renew the lease `name` until `now + lease_seconds`; True if `owner` holds it afterwards.
+
+    One statement, so two replicas that ask together cannot both be told yes. The clocks of the replicas should agree
+    to within a fraction of the lease.
+    """
+    expires_at = now + timedelta(seconds=lease_seconds)
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(_leases).values(name=name, owner=owner, expires_at=expires_at)
+    taken = statement.on_conflict_do_update(
+        index_elements=["name"],
+        set_={"owner": statement.excluded.owner, "expires_at": statement.excluded.expires_at},
+        where=sa.or_(
+            _leases.c.owner == owner,
+            _leases.c.expires_at <= now,
+            _leases.c.expires_at > expires_at + timedelta(seconds=MAX_SKEW_SECONDS),
+        ),
+    ).returning(_leases.c.owner)
+    return connection.execute(taken).first() is not None
+
+
+def release(connection: Connection, name: str, owner: str) -> bool:
+    """Give the lease back at once, so that another need not wait; False if `owner` did not hold it."""
+    deleted = connection.execute(sa.delete(_leases).where(_leases.c.name == name, _leases.c.owner == owner))
+    return deleted.rowcount == 1
+
+
+class Leadership:
+    """One lease of one replica, for the event loop. Ask `may_lead` more often than the lease is long: asking renews.
+
+    `owner` must be unique among replicas and their restarts.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        name: str,
+        owner: str,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._database = database
+        self._name = name
+        self._owner = owner
+        self._lease_seconds = lease_seconds
+        self._now = now
+        self._leads = False
+
+    async def may_lead(self) -> bool:
+        """Is the duty ours until the lease runs out? No while the database does not answer."""
+        try:
+            leads = await self._database.run_write(
+                lambda c: try_lead(c, self._name, self._owner, self._now(), self._lease_seconds)
+            )
+        except (DBAPIError, PoolTimeoutError):
+            leads = False
+        if leads != self._leads:
+            log.info(LEASE_GAINED if leads else LEASE_LOST, lease=self._name, owner=self._owner)
+        self._leads = leads
+        return leads
+
+    async def release(self) -> None:
+        """For an orderly stop. A database that is gone is no reason to fail: the lease runs out by itself."""
+        self._leads = False
+        try:
+            await self._database.run_write(lambda c: release(c, self._name, self._owner))
+        except (DBAPIError, PoolTimeoutError) as error:
+            log.info(LEASE_LOST, lease=self._name, owner=self._owner, error=type(error).__name__)

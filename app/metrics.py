@@ -1,0 +1,89 @@
+"""Every metric, spelled once. Closed label sets, base units, counters present from the start.
+
+One `Metrics` for one app, with a registry of its own, so that two apps in one process (tests, the demo) do not mix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from app import __version__
+from app.mailjet.vocabulary import EVENT_TYPES
+from app.models import AttemptOutcome
+
+UNKNOWN = "unknown"  # the label of what a caller names and we do not know: labels are never a caller's words
+INGEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+
+
+class Metrics:
+    def __init__(self, *, webhooks: Iterable[str], sinks: Iterable[str]) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        r = self.registry
+        self.ingest_requests = Counter(
+            "jethook_ingest_requests", "Callback posts answered", ["webhook", "code"], registry=r
+        )
+        self.ingest_events = Counter(
+            "jethook_ingest_events", "Elements of callback posts", ["webhook", "event", "result"], registry=r
+        )
+        self.ingest_duration = Histogram(
+            "jethook_ingest_duration_seconds", "From the head of a post to its answer", buckets=INGEST_BUCKETS, registry=r
+        )
+        self.commit_items = Histogram(
+            "jethook_commit_batch_events", "Events that shared one transaction",
+            buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 5000), registry=r,
+        )  # fmt: skip
+        self.last_event = Gauge(
+            "jethook_last_event_timestamp_seconds", "When the last event came", ["webhook", "event"], registry=r
+        )
+        self.delivery_attempts = Counter(
+            "jethook_delivery_attempts", "HTTP tries of deliveries", ["sink", "outcome"], registry=r
+        )
+        self.delivery_duration = Histogram(
+            "jethook_delivery_duration_seconds", "One HTTP try", ["sink"], buckets=DELIVERY_BUCKETS, registry=r
+        )
+        self.end_to_end = Histogram(
+            "jethook_end_to_end_seconds", "From receiving an event to its sink's 2xx", ["sink"],
+            buckets=DELIVERY_BUCKETS, registry=r,
+        )  # fmt: skip
+        self.deliveries = Gauge("jethook_deliveries", "Deliveries not settled", ["sink", "state"], registry=r)
+        self.oldest_overdue = Gauge(
+            "jethook_oldest_overdue_seconds", "How long the longest waiting due delivery is overdue", ["sink"], registry=r
+        )
+        self.sink_paused = Gauge("jethook_sink_paused", "1 while the sink is paused", ["sink"], registry=r)
+        self.sink_circuit_state = Gauge(
+            "jethook_sink_circuit_state", "0 closed, 1 open, 2 half open", ["sink"], registry=r
+        )
+        self.registration_ok = Gauge(
+            "jethook_registration_ok", "1 where the callback at Mailjet is ours and alive", ["webhook", "event"], registry=r
+        )
+        self.mailjet_requests = Counter(
+            "jethook_mailjet_api_requests", "Calls of Mailjet's API", ["operation", "code"], registry=r
+        )
+        Info("jethook_build", "The release that runs", registry=r).info({"version": __version__})
+        self._make_present(list(webhooks), list(sinks))
+
+    def _make_present(self, webhooks: list[str], sinks: list[str]) -> None:
+        for webhook in webhooks:
+            for code in ("200", "401", "413", "503"):
+                self.ingest_requests.labels(webhook, code)
+            for event in (*EVENT_TYPES, UNKNOWN):
+                for result in ("stored", "duplicate"):
+                    self.ingest_events.labels(webhook, event, result)
+            self.ingest_events.labels(webhook, UNKNOWN, "quarantined")
+        for sink in sinks:
+            for outcome in AttemptOutcome:
+                self.delivery_attempts.labels(sink, outcome.value)
+            for gauge in (self.oldest_overdue, self.sink_paused, self.sink_circuit_state):
+                gauge.labels(sink).set(0)
+            for state in ("pending", "dead"):
+                self.deliveries.labels(sink, state).set(0)
+            self.delivery_duration.labels(sink)
+            self.end_to_end.labels(sink)

@@ -1,0 +1,281 @@
+"""What may be asked of the lists, and the SQL conditions it becomes. Pure: no connection, no clock.
+
+Every filter takes several values, and any of them may match; different filters must all match. A parameter that is not
+listed is refused, since a mistyped filter must never return everything.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Annotated, Any, ClassVar, Literal
+
+import sqlalchemy as sa
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from app.clock import rfc3339, to_micros
+from app.mailjet.vocabulary import normal_email
+from app.models import DeliveryState, Outcome
+from app.views import clean
+
+Condition = sa.ColumnElement[bool]
+
+MAX_VALUES = 1000  # of one filter; all together stay below the 32,766 parameters of one SQLite statement
+STORED_CHARS = 500  # columns hold that much of a text, so a longer filter is cut to what it can find
+
+_MOMENT = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,30}))?(?:[Zz]|([+ -])(\d\d):(\d\d))", re.ASCII
+)
+_WHOLE = re.compile(r"-?[0-9]+", re.ASCII)
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def parse_moment(value: Any) -> datetime:
+    """An RFC 3339 time with its offset -> UTC, rounded up to the microsecond.
+
+    Columns hold whole microseconds, so rounding up is exact for `after` (inclusive) and `before` (exclusive) alike. A
+    blank counts as the `+` it was before somebody forgot to escape it. Raises ValueError.
+    """
+    match = _MOMENT.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise PydanticCustomError("time", "must be an RFC 3339 time with its offset, like 2026-05-03T10:00:00Z")
+    try:
+        return _moment_of(match)
+    except (ValueError, OverflowError):
+        raise PydanticCustomError("time", "there is no such time in the years 1 to 9999") from None
+
+
+def _moment_of(match: re.Match[str]) -> datetime:
+    year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
+    fraction, sign, offset_hours, offset_minutes = match.groups()[6:]
+    if second > 60 or int(offset_minutes or 0) > 59:
+        raise ValueError
+    offset = timedelta(hours=int(offset_hours or 0), minutes=int(offset_minutes or 0))
+    zone = timezone(-offset if sign == "-" else offset)
+    # Second 60 is a leap second: the first of the next minute to a clock that has none.
+    start = datetime(year, month, day, hour, minute, tzinfo=zone).astimezone(UTC)
+    return start + timedelta(seconds=second, microseconds=_micros_of(fraction or "0"))
+
+
+def _micros_of(fraction: str) -> int:
+    micros = int(fraction[:6].ljust(6, "0"))
+    return micros + 1 if fraction[6:].strip("0") else micros
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str) and not _WHOLE.fullmatch(value):
+        raise PydanticCustomError("int_parsing", "must be a whole number")
+    return value
+
+
+def _stored(text: str) -> str:
+    """The text as a column holds it: neither NUL, which PostgreSQL refuses, nor lone surrogates."""
+    return (clean(text) or "")[:STORED_CHARS]
+
+
+def _email(text: str) -> str:
+    return normal_email(_stored(text))
+
+
+def _domain(text: str) -> str:
+    return _stored(text).lower()
+
+
+Several = Field(max_length=MAX_VALUES)
+Texts = Annotated[list[Annotated[str, AfterValidator(_stored)]], Several]
+Emails = Annotated[list[Annotated[str, AfterValidator(_email)]], Several]
+Domains = Annotated[list[Annotated[str, AfterValidator(_domain)]], Several]
+Moments = Annotated[list[Annotated[datetime, BeforeValidator(parse_moment)]], Several]
+Bools = Annotated[list[bool], Several]
+
+
+# --- parameters ------------------------------------------------------------------------------------------------------
+
+
+class Filters(BaseModel):
+    """What all filters share. `normalised` is what a cursor is bound to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    paging: ClassVar[frozenset[str]] = frozenset({"order", "limit", "cursor", "include"})
+
+    def normalised(self) -> dict[str, list[str]]:
+        names = type(self).model_fields.keys() - self.paging
+        return {name: [_told(value) for value in getattr(self, name)] for name in names}
+
+
+class Paging(Filters):
+    """Where to go on, how far, and in which direction."""
+
+    order: Literal["asc", "desc"] = Field("desc", description="`desc`: newest first")
+    limit: Annotated[int, BeforeValidator(_whole)] = Field(50, ge=1, le=1000, description="most rows in one answer")
+    cursor: str | None = Field(
+        None, description="`next_cursor` of the answer before; every other parameter but `limit` stays the same"
+    )
+
+
+class EventFilters(Filters):
+    """Which events. A repeated parameter means any of its values."""
+
+    webhook: Texts = Field([], description="name of the webhook", examples=[["orders"]])
+    type: Texts = Field(
+        [], description="Mailjet's word: sent, open, click, bounce, spam, blocked, unsub", examples=[["bounce"]]
+    )
+    outcome: Annotated[list[Outcome], Several] = Field([], description="our word for what happened")
+    email: Emails = Field([], description="whole address; its domain in any case", examples=[["a@example.com"]])
+    email_domain: Domains = Field([], description="what follows the `@`, in any case", examples=[["example.com"]])
+    message_id: Texts = Field([], description="Mailjet's `MessageID`", examples=[["19421777835146490"]])
+    message_guid: Texts = Field([], description="Mailjet's `Message_GUID`")
+    campaign_id: Texts = Field([], description="Mailjet's `mj_campaign_id`", examples=[["7257"]])
+    custom_campaign: Texts = Field([], description="the `customcampaign` set when sending")
+    custom_id: Texts = Field([], description="the `CustomID` set when sending", examples=[["order-17"]])
+    contact_id: Texts = Field([], description="Mailjet's `mj_contact_id`")
+    list_id: Texts = Field([], description="Mailjet's `mj_list_id`")
+    permanent: Bools = Field([], description="whether the failure is lasting; events that tell nothing match neither")
+    test: Bools = Field([], description="whether it came from the test button of Mailjet's web interface")
+    after: Moments = Field(
+        [], description="happened at that time or later (RFC 3339)", examples=[["2026-05-03T10:00:00Z"]]
+    )
+    before: Moments = Field([], description="happened before that time (RFC 3339)")
+    received_after: Moments = Field([], description="received at that time or later (RFC 3339)")
+    received_before: Moments = Field([], description="received before that time (RFC 3339)")
+
+
+class EventQuery(EventFilters, Paging):
+    """`GET /v1/events`."""
+
+    include: list[Literal["raw"]] = Field([], max_length=10, description="`raw`: with what Mailjet sent")
+
+
+class DeliveryQuery(Paging):
+    """`GET /v1/deliveries`. A repeated filter means any of its values."""
+
+    order: Literal["asc", "desc"] = Field("desc", description="by the time of the event; `desc`: newest first")
+    sink: Texts = Field([], description="name of the sink", examples=[["crm"]])
+    state: Annotated[list[DeliveryState], Several] = Field([], description="where it stands")
+    event_id: Texts = Field([], description="id of the event")
+    webhook: Texts = Field([], description="name of the webhook", examples=[["orders"]])
+    type: Texts = Field([], description="Mailjet's word for the event", examples=[["bounce"]])
+    after: Moments = Field([], description="created at that time or later (RFC 3339)")
+    before: Moments = Field([], description="created before that time (RFC 3339)")
+
+
+class QuarantineQuery(Paging):
+    """`GET /v1/quarantine`. A repeated filter means any of its values."""
+
+    webhook: Texts = Field([], description="name of the webhook", examples=[["orders"]])
+    after: Moments = Field([], description="received at that time or later (RFC 3339)")
+    before: Moments = Field([], description="received before that time (RFC 3339)")
+
+
+def _told(value: object) -> str:
+    return rfc3339(value) if isinstance(value, datetime) else str(value)
+
+
+# --- conditions ------------------------------------------------------------------------------------------------------
+
+# The columns with an index in which one value leads to few events, the fewest first.
+SELECTIVE = ("message_id", "message_guid", "custom_id", "email", "campaign_id")
+EQUAL = (
+    "webhook", "type", "outcome", "email_domain", "custom_campaign", "contact_id", "list_id", "permanent", "test",
+    *SELECTIVE,
+)  # fmt: skip
+
+
+class Unindexed(FunctionElement[Any]):
+    """A column that SQLite shall not look up in an index.
+
+    SQLite keeps no statistics here and takes every equality for rare: `webhook = 'orders'` would make it read and sort
+    every event of that webhook instead of walking the ids. A unary plus says no; PostgreSQL knows better by itself.
+    """
+
+    inherit_cache = True
+
+    def __init__(self, column: sa.ColumnElement[Any]) -> None:
+        super().__init__(column)
+        self.type = column.type
+
+
+@compiles(Unindexed)
+def _plainly(element: Unindexed, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(element.clauses, **kw)
+
+
+@compiles(Unindexed, "sqlite")
+def _with_plus(element: Unindexed, compiler: SQLCompiler, **kw: Any) -> str:
+    return "+" + compiler.process(element.clauses, **kw)
+
+
+def event_conditions(filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]]) -> list[Condition]:
+    """Conditions on `columns` of the events table."""
+    indexed = _indexed_filters(filters)
+    conditions = []
+    for name in EQUAL:
+        if values := getattr(filters, name):
+            column = columns[name]
+            conditions.append(_any_of(column if name in indexed else Unindexed(column), values))
+    conditions += _id_range(columns["id"], filters)
+    conditions += _between(columns["received_at"], filters.received_after, filters.received_before)
+    return conditions
+
+
+def delivery_conditions(query: DeliveryQuery, columns: sa.ColumnCollection[str, sa.Column[Any]]) -> list[Condition]:
+    """Conditions on `columns` of the deliveries table."""
+    names = ("sink", "event_id", "webhook", "type")
+    conditions = [_any_of(columns[name], values) for name in names if (values := getattr(query, name))]
+    if query.state:
+        # Written out and not bound: a partial index serves only a state the planner can see.
+        states = [sa.literal(str(state), sa.Text(), literal_execute=True) for state in dict.fromkeys(query.state)]
+        conditions.append(_any_of(columns["state"], states))
+    return conditions + _between(columns["created_at"], query.after, query.before)
+
+
+def quarantine_conditions(query: QuarantineQuery, columns: sa.ColumnCollection[str, sa.Column[Any]]) -> list[Condition]:
+    """Conditions on `columns` of the quarantine table."""
+    conditions = [_any_of(columns["webhook"], query.webhook)] if query.webhook else []
+    return conditions + _between(columns["received_at"], query.after, query.before)
+
+
+def first_id(moment: datetime) -> str:
+    """The smallest id an event that happens at `moment` or later can have: an id starts with its milliseconds."""
+    millis = max(-(-to_micros(moment) // 1000), 0)
+    return f"{millis >> 16:08x}-{millis & 0xFFFF:04x}-8000-8000-000000000000"
+
+
+def _indexed_filters(filters: EventFilters) -> set[str]:
+    """The filters whose index is worth using: the most selective one, or webhook with type, which gives the order."""
+    for name in SELECTIVE:
+        if getattr(filters, name):
+            return {name}
+    alone = len(set(filters.webhook)) == len(set(filters.type)) == 1
+    return {"webhook", "type"} if alone else set()
+
+
+def _any_of(column: sa.ColumnElement[Any], values: Iterable[Any]) -> Condition:
+    distinct = list(dict.fromkeys(values))
+    return column == distinct[0] if len(distinct) == 1 else column.in_(distinct)
+
+
+def _id_range(column: sa.ColumnElement[str], filters: EventFilters) -> list[Condition]:
+    """`occurred_at` as a range of ids: that is the index the page walks along anyway."""
+    conditions = []
+    if filters.after:
+        conditions.append(column >= first_id(min(filters.after)))
+    if filters.before:
+        conditions.append(column < first_id(max(filters.before)))
+    return conditions
+
+
+def _between(column: sa.ColumnElement[Any], after: Sequence[datetime], before: Sequence[datetime]) -> list[Condition]:
+    """Any of several bounds is the widest one."""
+    conditions = []
+    if after:
+        conditions.append(column >= min(after))
+    if before:
+        conditions.append(column < max(before))
+    return conditions

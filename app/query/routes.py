@@ -1,0 +1,249 @@
+"""Reading back over REST: events, deliveries and quarantine.
+
+Routes are plain functions, which FastAPI runs on its worker threads: reading blocks. Answers are written by orjson
+straight from rows, so the models named here document them and cost nothing.
+"""
+
+# Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+import orjson
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+
+from app.clock import to_micros
+from app.db import Database
+from app.errors import DeliveryNotFound, EventNotFound, QuarantineNotFound
+from app.http import PROBLEM_RESPONSES, ApiKeys, problem_responses
+from app.query import queries
+from app.query.cursor import Position, decode_cursor, encode_cursor, scope_of
+from app.query.filters import DeliveryQuery, EventQuery, Paging, QuarantineQuery
+from app.query.queries import Page, Row
+from app.query.shapes import (
+    EVENT_ID,
+    DeliveryDetailList,
+    DeliveryDetailModel,
+    DeliveryList,
+    EventList,
+    EventModel,
+    QuarantineList,
+    QuarantineModel,
+    delivery_view,
+    quarantine_view,
+)
+from app.views import dump, event_view
+
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_DELIVERY_ID = re.compile(rf"({_ID.pattern})\.([a-z0-9_]{{1,63}})", re.ASCII)
+
+EventId = Annotated[str, Path(description="id of the event", examples=[EVENT_ID])]
+DeliveryId = Annotated[str, Path(description="`{event_id}.{sink}`", examples=[f"{EVENT_ID}.crm"])]
+QuarantineId = Annotated[str, Path(description="id of the entry", examples=["00000000-0000-8c4e-9a51-3f9c2b7d1e60"])]
+
+PAGING = (
+    "Walk a list by giving `next_cursor` back as `cursor`, or by following the `Link` header; what arrives meanwhile"
+    " never makes a walk miss or repeat what was there. A parameter that is not listed is refused."
+)
+
+
+def build_router(database: Database, keys: ApiKeys) -> APIRouter:
+    """The reading part of `/v1`; deleting from quarantine asks for a key that may write."""
+    router = APIRouter(prefix="/v1", responses=PROBLEM_RESPONSES)
+    _add_events(router, database, keys)
+    _add_deliveries(router, database, keys)
+    _add_quarantine(router, database, keys)
+    return router
+
+
+def _add_events(router: APIRouter, database: Database, keys: ApiKeys) -> None:
+    options: dict[str, Any] = {"tags": ["events"], "dependencies": [Depends(keys.reader)]}
+
+    @router.get(
+        "/events",
+        summary="List events",
+        description=f"Events by the time they happened, the newest first. {PAGING}",
+        responses=_a_list(EventList),
+        **options,
+    )
+    def list_events(request: Request, query: Annotated[EventQuery, Query()]) -> Response:
+        position, scope = _start(query, "events", (str,))
+        with database.reading() as connection:
+            page = queries.list_events(connection, query, position)
+        raw = bool(query.include)
+        return _list(request, page, scope, lambda row: (row["id"],), lambda row: event_view(row, include_raw=raw))
+
+    @router.get(
+        "/events/{id}",
+        summary="Get an event",
+        description="One event, with what Mailjet sent in `raw`.",
+        responses=_one(EventModel),
+        **options,
+    )
+    def get_event(id: EventId) -> Response:
+        with database.reading() as connection:
+            row = queries.find_event(connection, id) if _ID.fullmatch(id) else None
+        if row is None:
+            raise EventNotFound("there is no event with this id")
+        return _json(event_view(row, include_raw=True))
+
+    @router.get(
+        "/events/{id}/deliveries",
+        summary="List an event's deliveries",
+        description="Every delivery of one event, by sink, with its attempts. It is always one page.",
+        responses=_one(DeliveryDetailList),
+        **options,
+    )
+    def list_event_deliveries(id: EventId) -> Response:
+        with database.reading() as connection:
+            if not (_ID.fullmatch(id) and queries.has_event(connection, id)):
+                raise EventNotFound("there is no event with this id")
+            rows = queries.list_deliveries_of(connection, id)
+            attempts = queries.list_attempts(connection, id)
+        data = [delivery_view(row, attempts.get(row["sink"], ())) for row in rows]
+        return _json({"data": data, "next_cursor": None, "has_more": False})
+
+
+def _add_deliveries(router: APIRouter, database: Database, keys: ApiKeys) -> None:
+    options: dict[str, Any] = {"tags": ["deliveries"], "dependencies": [Depends(keys.reader)]}
+
+    @router.get(
+        "/deliveries",
+        summary="List deliveries",
+        description=f"Deliveries by the time of their event, the newest first; without their attempts. {PAGING}",
+        responses=_a_list(DeliveryList),
+        **options,
+    )
+    def list_deliveries(request: Request, query: Annotated[DeliveryQuery, Query()]) -> Response:
+        position, scope = _start(query, "deliveries", (str, str))
+        with database.reading() as connection:
+            page = queries.list_deliveries(connection, query, position)
+        return _list(request, page, scope, lambda row: (row["event_id"], row["sink"]), delivery_view)
+
+    @router.get(
+        "/deliveries/{id}",
+        summary="Get a delivery",
+        description="One delivery with its attempts, the first one first.",
+        responses=_one(DeliveryDetailModel),
+        **options,
+    )
+    def get_delivery(id: DeliveryId) -> Response:
+        event_id, sink = parse_delivery_id(id)
+        with database.reading() as connection:
+            row = queries.find_delivery(connection, event_id, sink)
+            attempts = queries.list_attempts(connection, event_id, sink)
+        if row is None:
+            raise DeliveryNotFound("there is no delivery with this id")
+        return _json(delivery_view(row, attempts.get(sink, ())))
+
+
+def _add_quarantine(router: APIRouter, database: Database, keys: ApiKeys) -> None:
+    reading: dict[str, Any] = {"tags": ["quarantine"], "dependencies": [Depends(keys.reader)]}
+    writing: dict[str, Any] = {"tags": ["quarantine"], "dependencies": [Depends(keys.writer)]}
+
+    @router.get(
+        "/quarantine",
+        summary="List quarantine",
+        description="What came with valid credentials and could not be read as an event, the newest first. Bodies"
+        f" above {queries.MAX_LISTED_BODY_BYTES} bytes are null here; ask for the single entry. {PAGING}",
+        responses=_a_list(QuarantineList),
+        **reading,
+    )
+    def list_quarantine(request: Request, query: Annotated[QuarantineQuery, Query()]) -> Response:
+        position, scope = _start(query, "quarantine", (int, str))
+        with database.reading() as connection:
+            page = queries.list_quarantine(connection, query, position)
+        return _list(request, page, scope, lambda row: (to_micros(row["received_at"]), row["id"]), quarantine_view)
+
+    @router.get(
+        "/quarantine/{id}",
+        summary="Get a quarantine entry",
+        description="One entry with its whole body: as text where it is UTF-8 without NUL, in base64 otherwise.",
+        responses=_one(QuarantineModel),
+        **reading,
+    )
+    def get_quarantined(id: QuarantineId) -> Response:
+        with database.reading() as connection:
+            row = queries.find_quarantined(connection, id) if _ID.fullmatch(id) else None
+        if row is None:
+            raise QuarantineNotFound("there is no quarantine entry with this id")
+        return _json(quarantine_view(row))
+
+    @router.delete(
+        "/quarantine/{id}",
+        summary="Delete a quarantine entry",
+        description="Removes one entry for good.",
+        status_code=204,
+        responses=problem_responses(404),
+        **writing,
+    )
+    def delete_quarantined(id: QuarantineId) -> Response:
+        found = _ID.fullmatch(id) and database.write(lambda connection: queries.delete_quarantined(connection, id))
+        if not found:
+            raise QuarantineNotFound("there is no quarantine entry with this id")
+        return Response(status_code=204)
+
+
+def parse_delivery_id(text: str) -> tuple[str, str]:
+    """`{event_id}.{sink}` -> both. Raises DeliveryNotFound."""
+    match = _DELIVERY_ID.fullmatch(text)
+    if match is None:
+        raise DeliveryNotFound("there is no delivery with this id")
+    return match[1], match[2]
+
+
+# --- lists -----------------------------------------------------------------------------------------------------------
+
+
+def _start(query: Paging, name: str, kinds: tuple[type[str] | type[int], ...]) -> tuple[Position | None, bytes]:
+    """(where to go on, the scope of this walk). Raises BadCursor."""
+    scope = scope_of(name, query.normalised(), query.order)
+    return (None if query.cursor is None else decode_cursor(query.cursor, scope, kinds)), scope
+
+
+def _list(
+    request: Request,
+    page: Page,
+    scope: bytes,
+    position: Callable[[Row], Position],
+    view: Callable[[Row], dict[str, Any]],
+) -> Response:
+    cursor = encode_cursor(scope, position(page.rows[-1])) if page.has_more else None
+    response = _json({"data": [view(row) for row in page.rows], "next_cursor": cursor, "has_more": page.has_more})
+    if cursor is not None:
+        response.headers["link"] = f'<{_next_url(request, cursor)}>; rel="next"'
+    return response
+
+
+def _next_url(request: Request, cursor: str) -> str:
+    """The same question with the next cursor (RFC 8288), without scheme and host: a proxy may have changed both."""
+    kept = [(k, v) for k, v in parse_qsl(request.url.query, keep_blank_values=True) if k != "cursor"]
+    return f"{quote(request.url.path)}?{urlencode([*kept, ('cursor', cursor)])}"
+
+
+def _json(value: Any) -> Response:
+    try:
+        content = dump(value)
+    except TypeError:  # orjson refuses integers beyond 64 bits without asking its `default`
+        content = dump(_wide_integers(value))
+    return Response(content, media_type="application/json")
+
+
+def _wide_integers(value: Any) -> Any:
+    """The same value with integers beyond 64 bits as ready JSON. Depth is bounded where events come in."""
+    if isinstance(value, dict):
+        return {key: _wide_integers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_wide_integers(item) for item in value]
+    wide = isinstance(value, int) and not -(2**63) <= value < 2**64
+    return orjson.Fragment(str(value)) if wide else value
+
+
+def _one(model: type) -> dict[int | str, dict[str, Any]]:
+    return {200: {"model": model}} | problem_responses(404)
+
+
+def _a_list(model: type) -> dict[int | str, dict[str, Any]]:
+    link = {"description": 'the next page: `<…>; rel="next"`', "schema": {"type": "string"}}
+    return {200: {"model": model, "headers": {"Link": link}}}

@@ -1,0 +1,263 @@
+"""What deliveries, attempts and quarantine look like from outside, and the OpenAPI models of all lists."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.clock import rfc3339
+from app.models import AttemptOutcome, DeliveryState, Outcome
+
+EVENT_ID = "019ded47-d100-8c4e-9a51-3f9c2b7d1e60"
+
+
+def delivery_id(event_id: str, sink: str) -> str:
+    """A delivery's id in REST: it is named by what it joins. Neither part holds a dot."""
+    return f"{event_id}.{sink}"
+
+
+def delivery_view(row: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    """The delivery of contract shape; with `attempts` where they are given. A settled one has no next attempt."""
+    pending = row["state"] == DeliveryState.PENDING
+    view = {
+        "id": delivery_id(row["event_id"], row["sink"]),
+        "sink": row["sink"],
+        "event_id": row["event_id"],
+        "webhook": row["webhook"],
+        "type": row["type"],
+        "state": row["state"],
+        "attempt_count": row["attempt_count"],
+        "next_attempt_at": rfc3339(row["next_attempt_at"]) if pending else None,
+        "last_status": row["last_status"],
+        "last_error": row["last_error"],
+        "created_at": rfc3339(row["created_at"]),
+        "settled_at": None if row["settled_at"] is None else rfc3339(row["settled_at"]),
+    }
+    return view if attempts is None else view | {"attempts": [attempt_view(attempt) for attempt in attempts]}
+
+
+def attempt_view(row: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("number", "at", "status", "outcome", "error", "duration_ms", "response_excerpt", "replay")
+    return {name: row[name] for name in names} | {"at": rfc3339(row["at"]), "replay": bool(row["replay"])}
+
+
+def quarantine_view(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`body` is text where it is UTF-8 without NUL, base64 otherwise, null where the row leaves it out."""
+    body, encoding = _body_view(row["body"])
+    return {
+        "id": row["id"],
+        "webhook": row["webhook"],
+        "received_at": rfc3339(row["received_at"]),
+        "reason": row["reason"],
+        "bytes": row["bytes"],
+        "body": body,
+        "body_encoding": encoding,
+    }
+
+
+def _body_view(body: bytes | None) -> tuple[str | None, str | None]:
+    if body is None:
+        return None, None
+    try:
+        text = bytes(body).decode("utf-8")
+    except UnicodeDecodeError:
+        text = "\0"
+    return (base64.b64encode(body).decode(), "base64") if "\0" in text else (text, "text")
+
+
+# --- OpenAPI ---------------------------------------------------------------------------------------------------------
+
+
+class EventModel(BaseModel):
+    """One thing Mailjet says happened to one message. Times are RFC 3339 in UTC, Mailjet's ids are strings."""
+
+    model_config = ConfigDict(
+        title="Event",
+        json_schema_extra={
+            "example": {
+                "id": EVENT_ID,
+                "webhook": "orders",
+                "connection": "default",
+                "type": "bounce",
+                "outcome": "bounced",
+                "occurred_at": "2026-05-03T10:00:00Z",
+                "received_at": "2026-05-03T10:00:01.123456Z",
+                "test": False,
+                "email": "a@example.com",
+                "message_id": "19421777835146490",
+                "message_guid": "1ab23cd4-e567-8901-2345-6789f0gh1i2j",
+                "campaign_id": "7257",
+                "contact_id": "4",
+                "list_id": None,
+                "custom_id": "order-17",
+                "custom_campaign": None,
+                "payload": None,
+                "permanent": True,
+                "reason": "user unknown",
+                "reason_group": "recipient",
+                "details": {"comment": "550 5.1.1 user unknown", "blocked": False},
+                "raw": {"event": "bounce", "time": 1777802400, "MessageID": 19421777835146490},
+            }
+        },
+    )
+
+    id: str = Field(description="made from the webhook, the time and the content: the same event again has the same id")
+    webhook: str
+    connection: str
+    type: str = Field(description="Mailjet's word; an unknown one is kept")
+    outcome: Outcome
+    occurred_at: str = Field(json_schema_extra={"format": "date-time"})
+    received_at: str = Field(json_schema_extra={"format": "date-time"})
+    test: bool
+    email: str | None
+    message_id: str | None
+    message_guid: str | None
+    campaign_id: str | None
+    contact_id: str | None
+    list_id: str | None
+    custom_id: str | None
+    custom_campaign: str | None
+    payload: str | None = Field(description="the `EventPayload` set when sending")
+    permanent: bool | None = Field(description="whether a bounce or block is lasting, where that is known")
+    reason: str | None
+    reason_group: str | None
+    details: dict[str, Any] = Field(description="everything else Mailjet sent")
+    raw: dict[str, Any] | None = Field(None, description="what Mailjet sent, every digit kept; in lists on request")
+
+
+class DeliveryModel(BaseModel):
+    """One event owed to one sink."""
+
+    model_config = ConfigDict(
+        title="Delivery",
+        json_schema_extra={
+            "example": {
+                "id": f"{EVENT_ID}.crm",
+                "sink": "crm",
+                "event_id": EVENT_ID,
+                "webhook": "orders",
+                "type": "bounce",
+                "state": "pending",
+                "attempt_count": 1,
+                "next_attempt_at": "2026-05-03T10:00:07Z",
+                "last_status": 503,
+                "last_error": "http_5xx",
+                "created_at": "2026-05-03T10:00:01.123456Z",
+                "settled_at": None,
+            }
+        },
+    )
+
+    id: str = Field(description="`{event_id}.{sink}`")
+    sink: str
+    event_id: str
+    webhook: str
+    type: str
+    state: DeliveryState
+    attempt_count: int
+    next_attempt_at: str | None = Field(
+        description="null once it is settled", json_schema_extra={"format": "date-time"}
+    )
+    last_status: int | None = Field(description="HTTP status of the last attempt; null when no answer came")
+    last_error: str | None
+    created_at: str = Field(json_schema_extra={"format": "date-time"})
+    settled_at: str | None = Field(json_schema_extra={"format": "date-time"})
+
+
+class AttemptModel(BaseModel):
+    """One HTTP try of a delivery."""
+
+    model_config = ConfigDict(title="Attempt")
+
+    number: int = Field(description="from 1, going on over manual retries and replays")
+    at: str = Field(json_schema_extra={"format": "date-time"})
+    status: int | None = Field(description="HTTP status; null when no answer came")
+    outcome: AttemptOutcome
+    error: str | None
+    duration_ms: float
+    response_excerpt: str | None = Field(description="how the sink's answer begins")
+    replay: bool
+
+
+class DeliveryDetailModel(DeliveryModel):
+    """One event owed to one sink, with every attempt."""
+
+    model_config = ConfigDict(
+        title="DeliveryDetail",
+        json_schema_extra={
+            "example": {
+                **DeliveryModel.model_config["json_schema_extra"]["example"],  # type: ignore[index, dict-item]
+                "attempts": [
+                    {
+                        "number": 1,
+                        "at": "2026-05-03T10:00:02Z",
+                        "status": 503,
+                        "outcome": "http_5xx",
+                        "error": "http_5xx",
+                        "duration_ms": 41.7,
+                        "response_excerpt": "try again later",
+                        "replay": False,
+                    }
+                ],
+            }
+        },
+    )
+
+    attempts: list[AttemptModel]
+
+
+class QuarantineModel(BaseModel):
+    """What came with valid credentials and could not be read as an event."""
+
+    model_config = ConfigDict(
+        title="QuarantineEntry",
+        json_schema_extra={
+            "example": {
+                "id": "00000000-0000-8c4e-9a51-3f9c2b7d1e60",
+                "webhook": "orders",
+                "received_at": "2026-05-03T10:00:01.123456Z",
+                "reason": "`time` is missing",
+                "bytes": 17,
+                "body": '{"event": "open"}',
+                "body_encoding": "text",
+            }
+        },
+    )
+
+    id: str
+    webhook: str
+    received_at: str = Field(json_schema_extra={"format": "date-time"})
+    reason: str
+    bytes: int = Field(description="length of the body as it came")
+    body: str | None = Field(description="text, or base64 where it is no UTF-8 text; null in lists above 16384 bytes")
+    body_encoding: Literal["text", "base64"] | None
+
+
+class ListModel(BaseModel):
+    next_cursor: str | None = Field(description="give it back as `cursor` for what follows; null: nothing follows")
+    has_more: bool
+
+
+class EventList(ListModel):
+    """A page of events."""
+
+    data: list[EventModel]
+
+
+class DeliveryList(ListModel):
+    """A page of deliveries."""
+
+    data: list[DeliveryModel]
+
+
+class DeliveryDetailList(ListModel):
+    """All deliveries of one event."""
+
+    data: list[DeliveryDetailModel]
+
+
+class QuarantineList(ListModel):
+    """A page of quarantine."""
+
+    data: list[QuarantineModel]
