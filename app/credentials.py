@@ -17,7 +17,7 @@ from app.db import Database, insert_missing
 from app.models import Secret
 from app.settings import Settings
 
-_secrets = Secret.__table__  # type: ignore[attr-defined]
+_secrets: sa.Table = Secret.__table__  # type: ignore[attr-defined]
 
 
 def load_secret_key(settings: Settings, database: Database) -> bytes:

@@ -190,6 +190,7 @@ def _sqlite_engine(url: sa.URL, *, writes: bool) -> Engine:
     engine = sa.create_engine(
         url,
         poolclass=QueuePool,
+        hide_parameters=True,  # a traceback in the log must not show addresses
         pool_size=1 if writes else 8,
         max_overflow=0 if writes else 32,
         connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000, "cached_statements": 256},
@@ -240,6 +241,7 @@ def _postgres_engine(url: sa.URL) -> Engine:
     return sa.create_engine(
         url,
         pool_size=WRITE_THREADS + 4,
+        hide_parameters=True,
         max_overflow=16,
         pool_timeout=10,
         pool_pre_ping=True,  # a restarted server costs one round trip, not one failed post

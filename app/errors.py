@@ -47,7 +47,9 @@ class AppError(JethookError):
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Something failed on our side"
 
-    def __init__(self, detail: str, *, errors: Sequence[FieldError] = (), headers: Mapping[str, str] | None = None):
+    def __init__(
+        self, detail: str, *, errors: Sequence[FieldError] = (), headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = tuple(errors)
@@ -115,7 +117,7 @@ class Unavailable(AppError):
 
     status_code, code, title = 503, "unavailable", "Try again later"
 
-    def __init__(self, detail: str, *, retry_after_seconds: int = 5):
+    def __init__(self, detail: str, *, retry_after_seconds: int = 5) -> None:
         super().__init__(detail, headers={"retry-after": str(retry_after_seconds)})
 
 

@@ -22,18 +22,20 @@ log = structlog.get_logger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+In_contra = TypeVar("In_contra", contravariant=True)
+Out = TypeVar("Out")
 MAX_ITEMS = 512  # a lane's items in one transaction: keeps a commit in the tens of milliseconds
 RETRIED_STATES = frozenset({"40001", "40P01"})  # PostgreSQL: serialization failure, deadlock
 
 
-class LaneWork(Protocol[Item, Result]):
+class LaneWork(Protocol[In_contra, Out]):
     """What a lane does with its items. `execute` runs on a worker thread, the other two on the event loop."""
 
-    def execute(self, connection: Connection, items: Sequence[Item]) -> Sequence[Result]: ...
+    def execute(self, connection: Connection, items: Sequence[In_contra]) -> Sequence[Out]: ...
 
-    def committed(self, items: Sequence[Item], results: Sequence[Result]) -> None: ...
+    def committed(self, items: Sequence[In_contra], results: Sequence[Out]) -> None: ...
 
-    def failed(self, items: Sequence[Item]) -> None: ...
+    def failed(self, items: Sequence[In_contra]) -> None: ...
 
 
 class Lane(Generic[Item, Result]):

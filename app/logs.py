@@ -36,7 +36,7 @@ def configure_logs(log_format: Literal["auto", "json", "console"] = "auto", log_
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(),
+                structlog.processors.JSONRenderer() if as_json else _console(),
             ],
         )
     )
@@ -46,6 +46,11 @@ def configure_logs(log_format: Literal["auto", "json", "console"] = "auto", log_
     for noisy in ("uvicorn.access", "httpx2", "httpcore2", "alembic", "stamina", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(max(LEVELS[log_level], logging.WARNING))
+
+
+def _console() -> structlog.dev.ConsoleRenderer:
+    # The richer tracebacks show the values of variables, which here are addresses and bodies.
+    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 
 
 def _keep(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
 from fastapi import FastAPI
 
-from app import __version__
-from app.credentials import callback_passwords, load_secret_key, made_api_key
+from app import __version__, health
+from app.credentials import callback_passwords, load_secret_key, made_api_key, registered_passwords
 from app.db import Database
+from app.delivery import routes as delivery_routes
 from app.delivery.worker import Relay
+from app.dispatch import sink_states
 from app.dispatch.matching import Matcher
 from app.dispatch.service import Handover, NoWorker
 from app.group_commit import GroupCommit
 from app.http import ApiKeys, install_problem_handlers
+from app.ingest import quarantine
 from app.ingest.auth import CallbackAuth
 from app.ingest.routes import Receiver
 from app.ingest.service import Ingest
+from app.maintenance.leader import Leadership
 from app.metrics import Metrics
 from app.migrate import migrate
 from app.query import routes as query_routes
+from app.registration import routes as registration_routes
+from app.registration.service import Registrar, mailjet_clients
 from app.settings import Settings
+from app.sinks import routes as sink_routes
 
 log = structlog.get_logger(__name__)
 
@@ -43,22 +51,29 @@ class Service:
         self.passwords = callback_passwords(settings, secret_key)
         self.made_api_key = made_api_key(settings, secret_key)
         self.stopping = False
+        self.on_stop_request: Callable[[], None] = lambda: None
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.metrics = Metrics(webhooks=settings.effective_webhooks, sinks=settings.sinks)
         self.commits = GroupCommit(self.database)
-        self.relay: Relay | None = None
-        if settings.role != "receive":
-            self.relay = Relay(
-                settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics
-            )
-        worker: Handover = self.relay or NoWorker()
-        ingest = Ingest(
+        self.database.write(lambda c: sink_states.remember_sinks(c, settings.sinks))
+        self.relay = Relay(settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics)
+        worker: Handover = self.relay if self.delivers else NoWorker()
+        self.ingest = Ingest(
             settings.effective_webhooks, matcher=Matcher(settings.sinks), commits=self.commits, worker=worker,
             observe=self.metrics.commit_items.observe,
         )  # fmt: skip
+        self.registrar = make_registrar(settings, self.database, self.metrics)
+        self._background: list[asyncio.Task[None]] = []
+        self._background_stop = asyncio.Event()
         self.receiver = Receiver(
-            ingest, CallbackAuth(settings.instance, self.passwords), self.metrics,
+            self.ingest, CallbackAuth(settings.instance, self.passwords), self.metrics,
             max_body_bytes=settings.max_body_bytes, stopping=lambda: self.stopping,
         )  # fmt: skip
+
+    @property
+    def delivers(self) -> bool:
+        """Does this process do what runs in the background?"""
+        return self.settings.role != "receive"
 
     @property
     def keys(self) -> ApiKeys:
@@ -67,18 +82,55 @@ class Service:
         return ApiKeys(full + ([self.made_api_key] if self.made_api_key else []), read)
 
     async def start(self) -> None:
-        if self.relay is not None:
+        self.loop = asyncio.get_running_loop()
+        if self.delivers:
             await self.relay.start()
+            self._background.append(asyncio.create_task(self._keep_registered(), name="registration"))
+
+    async def _keep_registered(self) -> None:
+        leadership = Leadership(self.database, "registration", self.relay.lease_token)
+        await self.registrar.run(self._background_stop, leadership.may_lead)
+        await leadership.release()
+
+    def look_again(self) -> None:
+        """From any thread: something may be due now."""
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self.relay.look_again)
+
+    def registration_state(self) -> dict[str, Any]:
+        return self.registrar.state()
+
+    def components(self) -> dict[str, Any]:
+        return {"sinks": {name: self.relay.snapshot(name) for name in self.settings.sinks}}
 
     async def stop(self) -> None:
         """Answer what is in flight, finish what is being sent, give the rest back, close the database."""
         self.stopping = True
-        while self.receiver.in_flight:
-            await asyncio.sleep(0.01)
-        if self.relay is not None:
+        self._background_stop.set()
+        await self.receiver.idle()
+        if self.delivers:
             await self.relay.stop()
         await self.commits.drain()
+        await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.to_thread(self.database.close)
+
+
+def make_registrar(settings: Settings, database: Database, metrics: Metrics | None = None) -> Registrar:
+    """The registrar of a migrated database, with the installation's own passwords."""
+    passwords = callback_passwords(settings, load_secret_key(settings, database))
+
+    def count_call(operation: str, code: str) -> None:
+        if metrics is not None:
+            metrics.mailjet_requests.labels(operation, code).inc()
+
+    def note_slot(webhook: str, event_type: str, ok: bool) -> None:
+        if metrics is not None:
+            metrics.registration_ok.labels(webhook, event_type).set(ok)
+
+    return Registrar(
+        settings, database, registered_passwords(passwords), client_factory=mailjet_clients(count_call),
+        owner=secrets.token_hex(4), on_slot=note_slot,
+    )  # fmt: skip
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -101,5 +153,15 @@ def create_app(settings: Settings) -> FastAPI:
     app.router.routes.insert(0, service.receiver.route())
     keys = service.keys
     app.include_router(query_routes.build_router(service.database, keys))
+    app.include_router(delivery_routes.build_router(service.database, keys, service.look_again))
+    app.include_router(quarantine.build_router(service.database, keys, service.ingest))
+    app.include_router(sink_routes.build_router(settings, service.database, keys, service.relay))
+    app.include_router(registration_routes.build_router(settings, service.database, keys, service.registrar))
+    app.include_router(
+        health.build_router(
+            service.database, service.metrics.registry, registration_state=service.registration_state,
+            stopping=lambda: service.stopping, components=service.components,
+        )
+    )  # fmt: skip
     install_problem_handlers(app)
     return app

@@ -34,7 +34,10 @@ class Metrics:
             "jethook_ingest_events", "Elements of callback posts", ["webhook", "event", "result"], registry=r
         )
         self.ingest_duration = Histogram(
-            "jethook_ingest_duration_seconds", "From the head of a post to its answer", buckets=INGEST_BUCKETS, registry=r
+            "jethook_ingest_duration_seconds",
+            "From the head of a post to its answer",
+            buckets=INGEST_BUCKETS,
+            registry=r,
         )
         self.commit_items = Histogram(
             "jethook_commit_batch_events", "Events that shared one transaction",
@@ -55,14 +58,20 @@ class Metrics:
         )  # fmt: skip
         self.deliveries = Gauge("jethook_deliveries", "Deliveries not settled", ["sink", "state"], registry=r)
         self.oldest_overdue = Gauge(
-            "jethook_oldest_overdue_seconds", "How long the longest waiting due delivery is overdue", ["sink"], registry=r
+            "jethook_oldest_overdue_seconds",
+            "How long the longest waiting due delivery is overdue",
+            ["sink"],
+            registry=r,
         )
         self.sink_paused = Gauge("jethook_sink_paused", "1 while the sink is paused", ["sink"], registry=r)
         self.sink_circuit_state = Gauge(
             "jethook_sink_circuit_state", "0 closed, 1 open, 2 half open", ["sink"], registry=r
         )
         self.registration_ok = Gauge(
-            "jethook_registration_ok", "1 where the callback at Mailjet is ours and alive", ["webhook", "event"], registry=r
+            "jethook_registration_ok",
+            "1 where the callback at Mailjet is ours and alive",
+            ["webhook", "event"],
+            registry=r,
         )
         self.mailjet_requests = Counter(
             "jethook_mailjet_api_requests", "Calls of Mailjet's API", ["operation", "code"], registry=r

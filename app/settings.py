@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -35,7 +35,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from app.errors import SettingsFault
 
 PREFIX = "JETHOOK_"
-EVENT_TYPES = ("sent", "open", "click", "bounce", "spam", "blocked", "unsub")
+EventType = Literal["sent", "open", "click", "bounce", "spam", "blocked", "unsub"]
+EVENT_TYPES: tuple[EventType, ...] = ("sent", "open", "click", "bounce", "spam", "blocked", "unsub")
 NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*\Z")
 # Mailjet's own SDKs use these two names; they are the connection `default`.
 ALIASES = {
@@ -142,7 +143,6 @@ def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-EventType = Literal["sent", "open", "click", "bounce", "spam", "blocked", "unsub"]
 Seconds = Annotated[float, AfterValidator(_finite), Field(gt=0)]
 SecondsOrNone = Annotated[float, AfterValidator(_finite), Field(ge=0)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
@@ -246,7 +246,9 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line shown")
     max_body_bytes: int = Field(10_485_760, ge=1024, description="larger callback bodies get 413")
-    register_every_seconds: SecondsOrNone = Field(300.0, description="how often callbacks are checked; 0: at start only")
+    register_every_seconds: SecondsOrNone = Field(
+        300.0, description="how often callbacks are checked; 0: at start only"
+    )
     connections: dict[str, ConnectionSettings] = Field({}, description="Mailjet API keys by name")
     webhooks: dict[str, WebhookSettings] = Field({}, description="webhooks by name; none: one named `default`")
     sinks: dict[str, SinkSettings] = Field({}, description="sinks by name")
@@ -291,7 +293,12 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # `load_settings` reads the environment itself, so that every fault can be told at once.
         return (init_settings,)
@@ -336,8 +343,8 @@ def effective_rows(settings: Settings) -> list[tuple[str, str]]:
         value = getattr(values, name)
         if isinstance(value, dict):
             for key, group in sorted(value.items()):
-                for sub in type(group).model_fields:
-                    rows.append((f"{PREFIX}{name.upper()}__{key.upper()}__{sub.upper()}", _shown(getattr(group, sub))))
+                prefix = f"{PREFIX}{name.upper()}__{key.upper()}__"
+                rows += [(prefix + sub.upper(), _shown(getattr(group, sub))) for sub in type(group).model_fields]
         else:
             shown = mask_url(value.get_secret_value()) if name == "database_url" else _shown(value)
             rows.append((PREFIX + name.upper(), shown))
@@ -469,10 +476,10 @@ def _faults_of(error: ValidationError) -> Iterator[str]:
 
 
 def _group_of(field: FieldInfo) -> type[BaseModel] | None:
-    arguments = getattr(field.annotation, "__args__", ())
-    if getattr(field.annotation, "__origin__", None) is dict and issubclass(arguments[1], BaseModel):
-        return arguments[1]  # type: ignore[no-any-return]
-    return None
+    if get_origin(field.annotation) is not dict:
+        return None
+    value = get_args(field.annotation)[1]
+    return cast("type[BaseModel]", value) if issubclass(value, BaseModel) else None
 
 
 def _reference_of(model: type[BaseModel], prefix: str) -> Iterable[SettingRow]:
@@ -504,7 +511,7 @@ def _holds_secret(field: FieldInfo) -> bool:
 def _shown(value: object, *, plain: bool = False) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value() if plain else "***"
-    if value is None or value == () or value == {}:
+    if value is None or value in ((), {}):
         return "unset"
     if isinstance(value, tuple):
         return ",".join(_shown(part, plain=plain) for part in value)

@@ -5,14 +5,17 @@ Columns hold what can be asked for; `payload` and `details` are read from the ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from app.clock import from_micros, rfc3339
+from app.errors import DeliveryNotFound
 from app.mailjet.payloads import ExactNumber, MalformedPayload, decode
 from app.mailjet.vocabulary import as_text
+from app.models import DeliveryState
 
 # Keys of Mailjet's that have a field of their own; all others, known or not, are `details`.
 NAMED = frozenset(
@@ -86,8 +89,6 @@ def exact(value: Any) -> Any:
     """`default` for orjson: numbers it has no type for keep their digits."""
     if isinstance(value, ExactNumber):
         return orjson.Fragment(value.text)
-    if isinstance(value, int):  # beyond 64 bits
-        return orjson.Fragment(str(value))
     raise TypeError(type(value).__name__)
 
 
@@ -118,8 +119,55 @@ def _clean_value(value: Any) -> Any:
     """The same JSON value without lone surrogates, which no JSON writer accepts. Depth is bounded at the edge."""
     if isinstance(value, str):
         return clean(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return ExactNumber(str(value))  # orjson refuses it without asking
     if isinstance(value, list):
         return [_clean_value(item) for item in value]
     if isinstance(value, dict):
         return {clean(key): _clean_value(item) for key, item in value.items()}
     return value
+
+
+# --- deliveries ------------------------------------------------------------------------------------------------------
+
+EVENT_ID = "019ded47-d100-8c4e-9a51-3f9c2b7d1e60"  # the example of the documentation
+EVENT_ID_PATTERN = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_DELIVERY_ID = re.compile(rf"({EVENT_ID_PATTERN.pattern})\.([a-z0-9_]{{1,63}})", re.ASCII)
+
+
+def delivery_id(event_id: str, sink: str) -> str:
+    """A delivery's id in REST: it is named by what it joins. Neither part holds a dot."""
+    return f"{event_id}.{sink}"
+
+
+def delivery_view(row: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    """The delivery of contract shape; with `attempts` where they are given. A settled one has no next attempt."""
+    pending = row["state"] == DeliveryState.PENDING
+    view = {
+        "id": delivery_id(row["event_id"], row["sink"]),
+        "sink": row["sink"],
+        "event_id": row["event_id"],
+        "webhook": row["webhook"],
+        "type": row["type"],
+        "state": row["state"],
+        "attempt_count": row["attempt_count"],
+        "next_attempt_at": rfc3339(row["next_attempt_at"]) if pending else None,
+        "last_status": row["last_status"],
+        "last_error": row["last_error"],
+        "created_at": rfc3339(row["created_at"]),
+        "settled_at": None if row["settled_at"] is None else rfc3339(row["settled_at"]),
+    }
+    return view if attempts is None else view | {"attempts": [attempt_view(attempt) for attempt in attempts]}
+
+
+def attempt_view(row: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("number", "at", "status", "outcome", "error", "duration_ms", "response_excerpt", "replay")
+    return {name: row[name] for name in names} | {"at": rfc3339(row["at"]), "replay": bool(row["replay"])}
+
+
+def parse_delivery_id(text: str) -> tuple[str, str]:
+    """`{event_id}.{sink}` -> both. Raises DeliveryNotFound."""
+    match = _DELIVERY_ID.fullmatch(text)
+    if match is None:
+        raise DeliveryNotFound("there is no delivery with this id")
+    return match[1], match[2]

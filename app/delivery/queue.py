@@ -6,7 +6,7 @@ repair; a holder that comes late finds another token and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -15,17 +15,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from app.clock import to_micros
 from app.db import chunks, insert_missing
 from app.dispatch.service import Job
 from app.errors import Conflict, DeliveryNotFound
-from app.models import Attempt, Delivery, DeliveryState, Event, Priority, SinkState
+from app.models import Attempt, Delivery, DeliveryState, Event, Priority
 from app.views import EVENT_COLUMNS
 
-_deliveries = Delivery.__table__  # type: ignore[attr-defined]
-_attempts = Attempt.__table__  # type: ignore[attr-defined]
-_events = Event.__table__  # type: ignore[attr-defined]
-_sink_states = SinkState.__table__  # type: ignore[attr-defined]
+_deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
+_attempts: sa.Table = Attempt.__table__  # type: ignore[attr-defined]
+_events: sa.Table = Event.__table__  # type: ignore[attr-defined]
 
 ATTEMPT_COLUMNS = (
     "event_id", "sink", "number", "at", "status", "outcome", "error", "duration_ms", "response_excerpt", "replay",
@@ -155,14 +153,6 @@ def next_due(connection: Connection, sinks: Iterable[str]) -> dict[tuple[str, in
     return {(row.sink, row.priority): row.at for row in rows if row.at is not None}
 
 
-def paused_sinks(connection: Connection) -> dict[str, str | None]:
-    """Paused sink -> the reason."""
-    rows = connection.execute(
-        sa.select(_sink_states.c.name, _sink_states.c.paused_reason).where(_sink_states.c.paused == sa.true())
-    )
-    return {row.name: row.paused_reason for row in rows}
-
-
 def record_completions(connection: Connection, completions: Sequence[Completion]) -> None:
     """Write attempts, and states where the lease still holds; a cancelled or retaken delivery is left as it is."""
     insert_missing(connection, _attempts, ATTEMPT_COLUMNS, [c.attempt for c in completions if c.attempt is not None])
@@ -245,36 +235,3 @@ def _get_state(connection: Connection, event_id: str, sink: str) -> str:
     if state is None:
         raise DeliveryNotFound(f"no delivery {event_id}.{sink}")
     return str(state)
-
-
-def set_paused(connection: Connection, sink: str, *, paused: bool, reason: str | None) -> None:
-    insert_missing(connection, _sink_states, ("name", "paused"), [(sink, False)])
-    connection.execute(
-        sa.update(_sink_states)
-        .where(_sink_states.c.name == sink)
-        .values(paused=paused, paused_reason=reason if paused else None)
-    )
-
-
-def record_sink_results(connection: Connection, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Sink -> the columns of its state to change (last success, last error)."""
-    for sink in sorted(results):
-        insert_missing(connection, _sink_states, ("name", "paused"), [(sink, False)])
-        connection.execute(sa.update(_sink_states).where(_sink_states.c.name == sink).values(**results[sink]))
-
-
-def backlog(connection: Connection, sinks: Iterable[str], now: datetime) -> dict[str, dict[str, Any]]:
-    """Sink -> pending, dead, oldest_overdue_seconds; each from the small index of just these rows."""
-    found: dict[str, dict[str, Any]] = {}
-    for sink in sinks:
-        mine = (_deliveries.c.sink == sink, _deliveries.c.state == sa.literal_column("'pending'"))
-        pending = connection.execute(sa.select(sa.func.count()).select_from(_deliveries).where(*mine)).scalar_one()
-        dead = connection.execute(
-            sa.select(sa.func.count())
-            .select_from(_deliveries)
-            .where(_deliveries.c.sink == sink, _deliveries.c.state == sa.literal_column("'dead'"))
-        ).scalar_one()
-        due = next_due(connection, [sink]).values()
-        overdue = (to_micros(now) - to_micros(min(due))) / 1_000_000 if due else 0.0
-        found[sink] = {"pending": pending, "dead": dead, "oldest_overdue_seconds": max(0.0, overdue)}
-    return found

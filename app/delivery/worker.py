@@ -13,8 +13,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
+import orjson
 import structlog
 from sqlalchemy.engine import Connection
 
@@ -28,11 +30,13 @@ from app.delivery.policy import Decision, decide
 from app.delivery.queue import ClaimRequest, Completion
 from app.delivery.sender import AttemptResult, SinkSender
 from app.delivery.signing import signature_header
+from app.dispatch import sink_states
 from app.dispatch.service import Job
 from app.group_commit import GroupCommit, Lane
 from app.metrics import Metrics
 from app.models import AttemptOutcome, DeliveryState, Priority
 from app.settings import SinkSettings, signing_key
+from app.views import EVENT_COLUMNS
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +59,6 @@ class Relay:
     ) -> None:
         self.lease_token = secrets.token_hex(16)
         self._database = database
-        self._metrics = metrics
         self._claims: Lane[ClaimRequest, list[Job]] = commits.lane(_Claims())
         self.completions: Lane[Completion, None] = commits.lane(_Completions())
         self.metrics = metrics
@@ -115,6 +118,10 @@ class Relay:
         """What only this process knows of a sink."""
         return self.runners[sink].snapshot()
 
+    async def test(self, sink: str) -> dict[str, Any]:
+        """One try with an event that is not real, whatever the sink's state; nothing is stored."""
+        return await self.runners[sink].test()
+
     def resumed(self, sink: str) -> None:
         """A person resumed the sink: its breaker is closed with it, and its deliveries go at once."""
         runner = self.runners.get(sink)
@@ -168,7 +175,7 @@ class Relay:
         return len(jobs) == request.limit and runner.room(request.priority) > 0
 
     def _look(self, connection: Connection) -> dict[tuple[str, int], datetime]:
-        paused = queue.paused_sinks(connection)
+        paused = sink_states.paused_sinks(connection)
         for name, runner in self.runners.items():
             runner.seen_paused = (name in paused, paused.get(name))
         return queue.next_due(connection, [n for n, r in self.runners.items() if not r.seen_paused[0]])
@@ -189,7 +196,7 @@ class Relay:
             until = utc_now() + timedelta(seconds=LEASE_SECONDS)
             try:
                 await self._database.run_write(
-                    lambda c, s=holding, u=until: queue.renew(c, sinks=s, lease_token=self.lease_token, until=u)
+                    partial(queue.renew, sinks=holding, lease_token=self.lease_token, until=until)
                 )
             except Exception as error:  # noqa: BLE001  tried again in four seconds; a lost lease costs a repeat
                 log.warning("delivery.renew_failed", error=type(error).__name__)
@@ -205,13 +212,23 @@ class Relay:
     async def _write_gauges(self) -> None:
         results, self.sink_results = self.sink_results, {}
         if results:
-            await self._database.run_write(lambda c: queue.record_sink_results(c, results))
-        found = await self._database.run_read(lambda c: queue.backlog(c, self.runners, utc_now()))
-        for sink, numbers in found.items():
-            self._metrics.deliveries.labels(sink, "pending").set(numbers["pending"])
-            self._metrics.deliveries.labels(sink, "dead").set(numbers["dead"])
-            self._metrics.oldest_overdue.labels(sink).set(numbers["oldest_overdue_seconds"])
+            await self._database.run_write(lambda c: sink_states.record_results(c, results))
+        for sink, (pending, dead, overdue) in (await self._database.run_read(self._backlog)).items():
+            self.metrics.deliveries.labels(sink, "pending").set(pending)
+            self.metrics.deliveries.labels(sink, "dead").set(dead)
+            self.metrics.oldest_overdue.labels(sink).set(overdue)
             self.runners[sink].write_gauges()
+
+    def _backlog(self, connection: Connection) -> dict[str, tuple[int, int, float]]:
+        now = utc_now()
+        return {
+            sink: (
+                sink_states.count_pending(connection, sink),
+                sink_states.count_dead(connection, sink),
+                sink_states.oldest_overdue_seconds(connection, sink, now),
+            )
+            for sink in self.runners
+        }
 
 
 class SinkRunner:
@@ -343,6 +360,28 @@ class SinkRunner:
         await self._record(job, _completion(job, number, at, result, decision, self._relay.lease_token))
         self._observe(job, result, decision)
 
+    async def test(self) -> dict[str, Any]:
+        """Post a test event as Mailjet's web interface makes them, over connections of its own."""
+        now = utc_now()
+        payload = {"event": "sent", "time": int(now.timestamp()), "MessageID": 0, "email": ""}
+        raw = orjson.dumps(payload).decode()
+        values = dict.fromkeys(EVENT_COLUMNS) | {
+            "id": f"test-{secrets.token_hex(8)}", "webhook": "test", "connection": "test", "type": "sent",
+            "outcome": "delivered", "occurred_at": to_micros(now), "received_at": to_micros(now), "test": True,
+            "raw": raw,
+        }  # fmt: skip
+        job = Job(str(values["id"]), self.name, "test", "sent", tuple(values.values()))
+        body, content_type = body_of(job, self.sink.envelope)
+        sender = SinkSender(self.sink)
+        try:
+            result = await sender.send(body, self._headers(job, 1, now, body, content_type))
+        finally:
+            await sender.close()
+        return {
+            "outcome": result.outcome, "status": result.status, "error": result.error,
+            "duration_ms": result.duration_ms, "response_excerpt": result.response_excerpt,
+        }  # fmt: skip
+
     def _headers(self, job: Job, number: int, at: datetime, body: bytes, content_type: str) -> dict[str, str]:
         timestamp = int(at.timestamp())
         headers = {
@@ -436,7 +475,7 @@ class SinkRunner:
         task.add_done_callback(self._tasks.discard)
 
     async def _store_pause(self, reason: str | None) -> None:
-        await self._relay.store(lambda c: queue.set_paused(c, self.name, paused=True, reason=reason))
+        await self._relay.store(lambda c: sink_states.set_paused(c, self.name, paused=True, reason=reason))
 
     def _give_back_waiting(self) -> None:
         for waiting in self._queues.values():

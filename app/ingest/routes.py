@@ -30,7 +30,7 @@ DRAIN_BYTES = 64 * 1024 * 1024  # of a body that is too large, read on this far 
 _JSON = (b"content-type", b"application/json")
 
 
-class Disconnected(Exception):  # noqa: N818  not an error of ours
+class Disconnected(Exception):
     """The caller hung up before the whole body came: there is nothing to store."""
 
 
@@ -46,6 +46,12 @@ class Receiver:
         self._max_body_bytes = max_body_bytes
         self._stopping = stopping
         self.in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no post is in flight."""
+        await self._idle.wait()
 
     def route(self) -> Route:
         return Route("/webhooks/{webhook}", self, methods=["POST", "GET", "HEAD"], name="receive")
@@ -58,6 +64,7 @@ class Receiver:
         webhook = scope["path_params"]["webhook"]
         started = time.perf_counter()
         self.in_flight += 1
+        self._idle.clear()
         code = "500"
         try:
             accepted = await self._accept(webhook, scope, receive)
@@ -79,6 +86,8 @@ class Receiver:
             code = "499"
         finally:
             self.in_flight -= 1
+            if not self.in_flight:
+                self._idle.set()
             known = webhook if webhook in self._ingest.webhooks else UNKNOWN
             self._metrics.ingest_requests.labels(known, code).inc()
             self._metrics.ingest_duration.observe(time.perf_counter() - started)
@@ -100,7 +109,7 @@ class Receiver:
         except Exception as error:
             # Whatever it was, the event is not stored: Mailjet must try again, and a person must see it.
             if not is_outage(error):
-                log.error("ingest.failed", webhook=webhook, exc_info=error)
+                log.exception("ingest.failed", webhook=webhook)
             raise Unavailable("the database cannot commit; see JETHOOK_DATABASE_URL") from None
         self._count(webhook, accepted, now.timestamp())
         return accepted
@@ -178,6 +187,7 @@ def openapi_path() -> dict[str, Any]:
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     name = {"name": "webhook", "in": "path", "required": True, "schema": {"type": "string"}}
     anything: dict[str, Any] = {}
+    example = [{"event": "open", "time": 1433103519, "MessageID": 19421777396190490}]
     probe = {
         "tags": ["receiving"],
         "summary": "Probe of a callback address",
@@ -196,7 +206,7 @@ def openapi_path() -> dict[str, Any]:
             "requestBody": {
                 "required": True,
                 "description": "One event (Version 1) or an array of events (Version 2)",
-                "content": {"application/json": {"schema": anything, "example": [{"event": "open", "time": 1433103519}]}},
+                "content": {"application/json": {"schema": anything, "example": example}},
             },
             "responses": {
                 "200": {

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.db import insert_missing, insert_new
@@ -16,9 +17,9 @@ from app.dispatch.service import DELIVERY_COLUMNS, Handover, Job
 from app.models import Delivery, Event, Quarantined
 from app.views import EVENT_COLUMNS
 
-_events = Event.__table__  # type: ignore[attr-defined]
-_deliveries = Delivery.__table__  # type: ignore[attr-defined]
-_quarantine = Quarantined.__table__  # type: ignore[attr-defined]
+_events: sa.Table = Event.__table__  # type: ignore[attr-defined]
+_deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
+_quarantine: sa.Table = Quarantined.__table__  # type: ignore[attr-defined]
 
 QUARANTINE_COLUMNS = ("id", "webhook", "received_at", "reason", "body")
 
@@ -77,4 +78,3 @@ def _first_owner(posts: Sequence[Post], new: set[str]) -> dict[str, Post]:
             if event_id in new:
                 owners.setdefault(event_id, post)
     return owners
-

@@ -151,7 +151,7 @@ class MailjetClient:
     method raises a child of MailjetError and nothing else for what Mailjet or the network does.
     """
 
-    def __init__(  # noqa: PLR0913  what a caller leaves out is right for the real Mailjet
+    def __init__(
         self,
         base_url: str,
         api_key: str,

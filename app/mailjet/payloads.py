@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 MAX_DEPTH = 64  # Mailjet's events are flat; a sender's own JSON travels as text inside `Payload`
 LATEST_TIME = 4_102_444_800  # the first second of the year 2100
@@ -137,8 +137,17 @@ def _integer(text: str) -> int | ExactNumber:
     return int(text) if len(text) < 1000 else ExactNumber(text)
 
 
-_plain = json.JSONDecoder(parse_float=ExactNumber, parse_constant=_refuse_constant)
-_careful = json.JSONDecoder(parse_float=ExactNumber, parse_int=_integer, parse_constant=_refuse_constant)
+Scan = Callable[[str, int], tuple[Any, int]]
+
+
+def _scanner(parse_int: Callable[[str], Any]) -> Scan:
+    # The C scanner behind json.loads: it tells where a value ends, and so gives each element's exact text.
+    decoder = json.JSONDecoder(parse_float=ExactNumber, parse_int=parse_int, parse_constant=_refuse_constant)
+    return cast("Scan", decoder.scan_once)  # type: ignore[attr-defined]
+
+
+_plain = _scanner(int)
+_careful = _scanner(_integer)
 
 
 def _elements(text: str) -> Iterator[tuple[Any, str]]:
@@ -186,7 +195,7 @@ def _expect_end(text: str, at: int) -> None:
 
 def _scan(text: str, at: int) -> tuple[Any, int]:
     try:
-        return _plain.scan_once(text, at)
+        return _plain(text, at)
     except StopIteration:
         raise MalformedPayload(f"not JSON: a value is expected at character {at}") from None
     except json.JSONDecodeError as error:
@@ -196,7 +205,7 @@ def _scan(text: str, at: int) -> tuple[Any, int]:
     except MalformedPayload:
         raise
     except ValueError:  # an integer with more digits than Python converts
-        return _careful.scan_once(text, at)
+        return _careful(text, at)
 
 
 def _end_of_nested(text: str, at: int) -> int:

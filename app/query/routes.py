@@ -5,12 +5,10 @@ straight from rows, so the models named here document them and cost nothing.
 """
 
 # Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
-import re
 from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote, urlencode
 
-import orjson
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from app.clock import to_micros
@@ -22,7 +20,6 @@ from app.query.cursor import Position, decode_cursor, encode_cursor, scope_of
 from app.query.filters import DeliveryQuery, EventQuery, Paging, QuarantineQuery
 from app.query.queries import Page, Row
 from app.query.shapes import (
-    EVENT_ID,
     DeliveryDetailList,
     DeliveryDetailModel,
     DeliveryList,
@@ -30,13 +27,9 @@ from app.query.shapes import (
     EventModel,
     QuarantineList,
     QuarantineModel,
-    delivery_view,
     quarantine_view,
 )
-from app.views import dump, event_view
-
-_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
-_DELIVERY_ID = re.compile(rf"({_ID.pattern})\.([a-z0-9_]{{1,63}})", re.ASCII)
+from app.views import EVENT_ID, EVENT_ID_PATTERN, delivery_view, dump, event_view, parse_delivery_id
 
 EventId = Annotated[str, Path(description="id of the event", examples=[EVENT_ID])]
 DeliveryId = Annotated[str, Path(description="`{event_id}.{sink}`", examples=[f"{EVENT_ID}.crm"])]
@@ -83,7 +76,7 @@ def _add_events(router: APIRouter, database: Database, keys: ApiKeys) -> None:
     )
     def get_event(id: EventId) -> Response:
         with database.reading() as connection:
-            row = queries.find_event(connection, id) if _ID.fullmatch(id) else None
+            row = queries.find_event(connection, id) if EVENT_ID_PATTERN.fullmatch(id) else None
         if row is None:
             raise EventNotFound("there is no event with this id")
         return _json(event_view(row, include_raw=True))
@@ -97,7 +90,7 @@ def _add_events(router: APIRouter, database: Database, keys: ApiKeys) -> None:
     )
     def list_event_deliveries(id: EventId) -> Response:
         with database.reading() as connection:
-            if not (_ID.fullmatch(id) and queries.has_event(connection, id)):
+            if not (EVENT_ID_PATTERN.fullmatch(id) and queries.has_event(connection, id)):
                 raise EventNotFound("there is no event with this id")
             rows = queries.list_deliveries_of(connection, id)
             attempts = queries.list_attempts(connection, id)
@@ -165,7 +158,7 @@ def _add_quarantine(router: APIRouter, database: Database, keys: ApiKeys) -> Non
     )
     def get_quarantined(id: QuarantineId) -> Response:
         with database.reading() as connection:
-            row = queries.find_quarantined(connection, id) if _ID.fullmatch(id) else None
+            row = queries.find_quarantined(connection, id) if EVENT_ID_PATTERN.fullmatch(id) else None
         if row is None:
             raise QuarantineNotFound("there is no quarantine entry with this id")
         return _json(quarantine_view(row))
@@ -179,18 +172,12 @@ def _add_quarantine(router: APIRouter, database: Database, keys: ApiKeys) -> Non
         **writing,
     )
     def delete_quarantined(id: QuarantineId) -> Response:
-        found = _ID.fullmatch(id) and database.write(lambda connection: queries.delete_quarantined(connection, id))
+        found = EVENT_ID_PATTERN.fullmatch(id) and database.write(
+            lambda connection: queries.delete_quarantined(connection, id)
+        )
         if not found:
             raise QuarantineNotFound("there is no quarantine entry with this id")
         return Response(status_code=204)
-
-
-def parse_delivery_id(text: str) -> tuple[str, str]:
-    """`{event_id}.{sink}` -> both. Raises DeliveryNotFound."""
-    match = _DELIVERY_ID.fullmatch(text)
-    if match is None:
-        raise DeliveryNotFound("there is no delivery with this id")
-    return match[1], match[2]
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------
@@ -223,21 +210,7 @@ def _next_url(request: Request, cursor: str) -> str:
 
 
 def _json(value: Any) -> Response:
-    try:
-        content = dump(value)
-    except TypeError:  # orjson refuses integers beyond 64 bits without asking its `default`
-        content = dump(_wide_integers(value))
-    return Response(content, media_type="application/json")
-
-
-def _wide_integers(value: Any) -> Any:
-    """The same value with integers beyond 64 bits as ready JSON. Depth is bounded where events come in."""
-    if isinstance(value, dict):
-        return {key: _wide_integers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_wide_integers(item) for item in value]
-    wide = isinstance(value, int) and not -(2**63) <= value < 2**64
-    return orjson.Fragment(str(value)) if wide else value
+    return Response(dump(value), media_type="application/json")
 
 
 def _one(model: type) -> dict[int | str, dict[str, Any]]:

@@ -1,45 +1,14 @@
 """What deliveries, attempts and quarantine look like from outside, and the OpenAPI models of all lists."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.clock import rfc3339
 from app.models import AttemptOutcome, DeliveryState, Outcome
-
-EVENT_ID = "019ded47-d100-8c4e-9a51-3f9c2b7d1e60"
-
-
-def delivery_id(event_id: str, sink: str) -> str:
-    """A delivery's id in REST: it is named by what it joins. Neither part holds a dot."""
-    return f"{event_id}.{sink}"
-
-
-def delivery_view(row: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
-    """The delivery of contract shape; with `attempts` where they are given. A settled one has no next attempt."""
-    pending = row["state"] == DeliveryState.PENDING
-    view = {
-        "id": delivery_id(row["event_id"], row["sink"]),
-        "sink": row["sink"],
-        "event_id": row["event_id"],
-        "webhook": row["webhook"],
-        "type": row["type"],
-        "state": row["state"],
-        "attempt_count": row["attempt_count"],
-        "next_attempt_at": rfc3339(row["next_attempt_at"]) if pending else None,
-        "last_status": row["last_status"],
-        "last_error": row["last_error"],
-        "created_at": rfc3339(row["created_at"]),
-        "settled_at": None if row["settled_at"] is None else rfc3339(row["settled_at"]),
-    }
-    return view if attempts is None else view | {"attempts": [attempt_view(attempt) for attempt in attempts]}
-
-
-def attempt_view(row: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("number", "at", "status", "outcome", "error", "duration_ms", "response_excerpt", "replay")
-    return {name: row[name] for name in names} | {"at": rfc3339(row["at"]), "replay": bool(row["replay"])}
+from app.views import EVENT_ID
 
 
 def quarantine_view(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,9 +118,11 @@ class Action:
     def describe(self) -> str:
         """One line for a person."""
         slot = f"{self.type} (backup)" if self.backup else self.type
-        return f"{self.kind.value:<8} {self.connection}: {slot}: {self._detail()}"
+        return f"{self.kind.value:<8} {self.connection}: {slot}: {self.detail}"
 
-    def _detail(self) -> str:
+    @property
+    def detail(self) -> str:
+        """`describe` without the place."""
         target = shown_url(str(self.changes["Url"])) if "Url" in self.changes else None
         details = {
             Kind.CREATE: f"register {target}",
@@ -201,7 +203,9 @@ def webhook_of(url: str) -> str | None:
 
 def shown_url(url: str) -> str:
     """The URL without password, query values and fragment; for foreign URLs of any form, also broken ones."""
-    masked = mask_url(url).partition("#")[0]
+    masked, question, query = mask_url(url).partition("#")[0].partition("?")
+    # A parameter without a value is a token as likely as not.
+    masked += question + "&".join(part if "=" in part else "***" for part in query.split("&") if part)
     scheme, separator, rest = "".join(c if c.isprintable() else "?" for c in masked).partition("://")
     if not separator:
         return "(no URL)" if not url else "(not a URL)"

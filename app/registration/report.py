@@ -23,6 +23,8 @@ class Result:
     error: str | None = None
     mailjet_id: str | None = None
     held_by: str | None = None
+    # The slot changed between our look and our call: worth one more look.
+    stale: bool = False
 
     @property
     def fault(self) -> str | None:
@@ -30,10 +32,13 @@ class Result:
         if self.error is not None:
             return f"{self._place}: {self.error}"
         if self.action.kind is Kind.CONFLICT:
-            return f"{self._place}: {self.action.describe().split(': ', 2)[2]}"
+            return f"{self._place}: {self.action.detail}"
         if self.done and self.state is CallbackState.DEAD:
             return f"{self._place}: is dead, and Mailjet did not revive it"
         return None
+
+    def line(self) -> str:
+        return self.action.describe() + (f": FAILED: {self.error}" if self.error else "")
 
     @property
     def _place(self) -> str:
@@ -137,8 +142,7 @@ class RegistrationReport:
                 lines.append(f"off      {connection.connection}: {connection.off}")
             if connection.error is not None:
                 lines.append(f"failed   {connection.connection}: {connection.error}")
-            for result in connection.results:
-                lines.append(result.action.describe() + (f": FAILED: {result.error}" if result.error else ""))
+            lines.extend(result.line() for result in connection.results)
         verb = "to change" if self.dry_run else "changed"
         return [*lines, f"{self.changed} {verb}, {len(self.faults)} faults"]
 

@@ -96,7 +96,7 @@ class StandInMailjet:
         with self._lock:
             return self._table(api_key).find(event_type, is_backup)
 
-    def put_callback(  # noqa: PLR0913 - the properties of a callback
+    def put_callback(
         self,
         api_key: str | None,
         event_type: str,

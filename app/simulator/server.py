@@ -131,7 +131,7 @@ class _Server(uvicorn.Server):
         """Serve until asked to stop; the body of the thread."""
         try:
             self.run(sockets=[listener])
-        except BaseException as error:  # SystemExit too: that is how uvicorn reports a failed lifespan
+        except BaseException as error:  # noqa: BLE001  SystemExit too: that is how uvicorn reports a failed lifespan
             self.failure = error
         finally:
             listener.close()

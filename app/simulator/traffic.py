@@ -78,7 +78,7 @@ class _Message:
     device: Event = field(default_factory=dict)
 
 
-def make_events(  # noqa: PLR0913 - the knobs of a run
+def make_events(
     seed: int,
     count: int | None,
     start: int,

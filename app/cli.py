@@ -1,0 +1,239 @@
+"""The command `jethook`: the one place that starts things.
+
+Exit codes: 0 done, 1 it found a fault, 2 wrong usage or settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app import __version__
+from app.db import Database
+from app.errors import DatabaseFault, SettingsFault
+from app.logs import configure_logs
+from app.migrate import migrate as migrate_database
+from app.settings import Settings, effective_rows, load_settings, reference_rows
+
+cli = typer.Typer(
+    name="jethook",
+    help="Registers Mailjet's event callbacks, keeps every event, relays it to your services, answers questions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """The console script. Faults that a person can mend are sentences, not tracebacks."""
+    try:
+        cli()
+    except SettingsFault as fault:
+        err.print("The settings do not fit:", style="bold red")
+        for line in fault.faults:
+            err.print(f"  {line}", markup=False)
+        raise SystemExit(2) from None
+    except DatabaseFault as fault:
+        err.print(str(fault), markup=False)
+        raise SystemExit(1) from None
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        out.print(f"jethook {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = (
+        False
+    ),
+) -> None:
+    del version
+
+
+@cli.command()
+def serve() -> None:
+    """Run the service: migrate, register, receive, deliver, answer REST."""
+    from app.serving import serve as run  # noqa: PLC0415  keeps the small commands quick to start
+
+    settings = _settings()
+    raise typer.Exit(run(settings))
+
+
+@cli.command()
+def demo(
+    seconds: Annotated[float, typer.Option(help="Stop after that long; 0: on Ctrl-C.", min=0)] = 0,
+    rate: Annotated[float, typer.Option(help="Events a second.", min=0.1, max=1000)] = 20,
+) -> None:
+    """The whole service on this machine without an account: a simulated Mailjet, live traffic, a sample sink."""
+    from app.demo import run_demo  # noqa: PLC0415
+
+    raise typer.Exit(run_demo(seconds=seconds, rate=rate))
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database to the newest schema; safe from many replicas at once."""
+    settings = _settings()
+    database = Database(settings.database_url.get_secret_value())
+    try:
+        found, now = migrate_database(database)
+    finally:
+        database.close()
+    out.print(f"schema {now}" + (" (was there already)" if found == now else f" (was {found or 'empty'})"))
+
+
+@cli.command()
+def register(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, change nothing.")] = False,
+    webhook: Annotated[str | None, typer.Option(help="Only the callbacks of this webhook.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Only JSON on standard output.")] = False,
+) -> None:
+    """Bring the callbacks at Mailjet in line with the settings, once."""
+    _registration(lambda r: r.reconcile(webhook=webhook, dry_run=dry_run), webhook, as_json=as_json)
+
+
+@cli.command()
+def unregister(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, change nothing.")] = False,
+    webhook: Annotated[str | None, typer.Option(help="Only the callbacks of this webhook.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Only JSON on standard output.")] = False,
+) -> None:
+    """Remove our own callbacks from Mailjet, and put back what they replaced. Nothing else ever deletes one."""
+    _registration(lambda r: r.unregister(webhook=webhook, dry_run=dry_run), None, as_json=as_json)
+
+
+def _registration(work: Callable[[Any], Any], webhook: str | None, *, as_json: bool) -> None:
+    from app.serving import one_registrar  # noqa: PLC0415
+
+    settings = _settings()
+    if webhook is not None and webhook not in settings.effective_webhooks:
+        _usage(f"no webhook {webhook!r} is configured (configured: {', '.join(settings.effective_webhooks)})")
+    with one_registrar(settings) as registrar:
+        report = asyncio.run(work(registrar))
+    if as_json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        _print_report(report.to_json())
+    raise typer.Exit(1 if report.has_faults else 0)
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    table = Table("connection", "type", "slot", "webhook", "action", "state", "", box=None, pad_edge=False)
+    for connection in report["connections"]:
+        for action in connection["actions"]:
+            table.add_row(
+                connection["connection"], action["type"], "backup" if action["backup"] else "primary",
+                action["webhook"] or "", action["action"], action["state"] or "", action["error"] or "",
+            )  # fmt: skip
+    if table.row_count:
+        out.print(table)
+    for fault in report["faults"]:
+        err.print(str(fault), markup=False)
+    out.print(f"{report['changed']} changed, {len(report['faults'])} faults")
+
+
+@cli.command()
+def simulate(
+    url: Annotated[str, typer.Option(help="Callback URL, user and password in it.")] = (
+        "http://127.0.0.1:8000/webhooks/default"
+    ),
+    rate: Annotated[float, typer.Option(help="Events a second; 0: as fast as it goes.", min=0)] = 0,
+    count: Annotated[int, typer.Option(help="Events in all; 0: until Ctrl-C.", min=0)] = 1000,
+    group: Annotated[int, typer.Option(help="Events in one body; 1: bare objects.", min=1, max=10_000)] = 1,
+    mixed: Annotated[bool, typer.Option("--mixed", help="Both body shapes.")] = False,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same traffic.")] = 1,
+    types: Annotated[str | None, typer.Option(help="Only these event types, comma separated.")] = None,
+    retries: Annotated[float, typer.Option(help="Share of bodies sent twice.", min=0, max=1)] = 0,
+    duplicates: Annotated[float, typer.Option(help="Share of events regrouped and sent again.", min=0, max=1)] = 0,
+    disorder: Annotated[float, typer.Option(help="Share of events out of order.", min=0, max=1)] = 0,
+    concurrency: Annotated[int, typer.Option(help="Requests under way at once.", min=1, max=1000)] = 32,
+    timeout: Annotated[float, typer.Option(help="Seconds for one answer.", min=0.1)] = 15,
+    as_json: Annotated[bool, typer.Option("--json", help="Only JSON on standard output.")] = False,
+) -> None:
+    """Send valid Mailjet traffic to any callback URL: all types, both shapes, retries, duplicates, disorder."""
+    from app.simulator import simulate as simulator  # noqa: PLC0415
+    from app.simulator.traffic import EVENT_TYPES  # noqa: PLC0415
+
+    try:
+        chosen = tuple(t.strip() for t in types.split(",") if t.strip()) if types else EVENT_TYPES
+        options = simulator.SimulateOptions(
+            url=url, rate=rate, count=count, group=group, mixed=mixed, seed=seed, types=chosen, retries=retries,
+            duplicates=duplicates, disorder=disorder, concurrency=concurrency, timeout_seconds=timeout,
+        )  # fmt: skip
+        report = asyncio.run(simulator.simulate(options, None if as_json else _progress))
+    except ValueError as fault:
+        _usage(str(fault))
+    except KeyboardInterrupt:
+        raise typer.Exit(1) from None
+    if as_json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        for name, value in report.to_json().items():
+            out.print(f"{name}: {value}", markup=False)
+    raise typer.Exit(0 if report.is_clean else 1)
+
+
+def _progress(report: Any) -> None:
+    end = "\r" if out.is_terminal else "\n"
+    out.print(f"{report.events} events in {report.posts} posts, {report.events_per_second:.0f} events/s", end=end)
+
+
+@cli.command()
+def config(
+    reference: Annotated[bool, typer.Option("--reference", help="The table of all settings.")] = False,
+) -> None:
+    """Print the effective settings, secrets masked."""
+    if reference:
+        print("| variable | default | |\n| --- | --- | --- |")
+        for row in reference_rows():
+            print(f"| `{row.variable}` | {_cell(row.default)} | {row.description} |")
+        return
+    for variable, value in effective_rows(load_settings()):
+        print(f"{variable}={value}")
+
+
+def _cell(default: str) -> str:
+    return default if default in ("unset", "required") else f"`{default}`"
+
+
+@cli.command()
+def healthcheck() -> None:
+    """Exit 0 when the service on this machine is ready; for images without curl."""
+    settings = load_settings()
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    connection = http.client.HTTPConnection(host, settings.port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        err.print(f"no answer from {host}:{settings.port}: {error}", markup=False)
+        raise typer.Exit(1) from None
+    finally:
+        connection.close()
+    if status != 200:
+        err.print(f"not ready: /readyz answered {status}")
+        raise typer.Exit(1)
+
+
+def _settings() -> Settings:
+    settings = load_settings()
+    configure_logs(settings.log_format, settings.log_level)
+    return settings
+
+
+def _usage(text: str) -> NoReturn:
+    err.print(text, markup=False)
+    sys.exit(2)

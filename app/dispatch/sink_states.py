@@ -1,0 +1,77 @@
+"""What the database knows of sinks: paused or not, their last results, and how much waits for each.
+
+Every count comes from the small partial index of just the rows counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from app.clock import to_micros
+from app.db import insert_missing
+from app.models import Delivery, Priority, SinkState
+
+_states: sa.Table = SinkState.__table__  # type: ignore[attr-defined]
+_deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
+_pending = _deliveries.c.state == sa.literal_column("'pending'")  # the very words of the partial indexes
+_dead = _deliveries.c.state == sa.literal_column("'dead'")
+
+
+def remember_sinks(connection: Connection, names: Iterable[str]) -> None:
+    """A row for each configured sink, so that one taken out of the settings is still known by name."""
+    insert_missing(connection, _states, ("name", "paused"), [(name, False) for name in sorted(names)])
+
+
+def list_states(connection: Connection) -> dict[str, dict[str, Any]]:
+    return {row["name"]: {**row} for row in connection.execute(sa.select(_states)).mappings()}
+
+
+def count_pending(connection: Connection, sink: str) -> int:
+    return _count(connection, sink, _pending)
+
+
+def count_dead(connection: Connection, sink: str) -> int:
+    return _count(connection, sink, _dead)
+
+
+def oldest_overdue_seconds(connection: Connection, sink: str, now: datetime) -> float:
+    """How long the longest waiting due delivery is overdue; 0 where none is."""
+    firsts = [
+        sa.select(_deliveries.c.next_attempt_at)
+        .where(_deliveries.c.sink == sink, _pending, _deliveries.c.priority == priority.value)
+        .order_by(_deliveries.c.next_attempt_at)
+        .limit(1)
+        .scalar_subquery()
+        for priority in Priority
+    ]
+    times = [moment for moment in connection.execute(sa.select(*firsts)).one() if moment is not None]
+    return max(0.0, (to_micros(now) - to_micros(min(times))) / 1_000_000) if times else 0.0
+
+
+def set_paused(connection: Connection, sink: str, *, paused: bool, reason: str | None) -> None:
+    remember_sinks(connection, [sink])
+    values = {"paused": paused, "paused_reason": reason if paused else None}
+    connection.execute(sa.update(_states).where(_states.c.name == sink).values(**values))
+
+
+def paused_sinks(connection: Connection) -> dict[str, str | None]:
+    """Paused sink -> the reason."""
+    rows = connection.execute(sa.select(_states.c.name, _states.c.paused_reason).where(_states.c.paused == sa.true()))
+    return {row.name: row.paused_reason for row in rows}
+
+
+def record_results(connection: Connection, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Sink -> the columns of its state to change (last success, last error)."""
+    for sink in sorted(results):
+        remember_sinks(connection, [sink])
+        connection.execute(sa.update(_states).where(_states.c.name == sink).values(**results[sink]))
+
+
+def _count(connection: Connection, sink: str, state: sa.ColumnElement[bool]) -> int:
+    statement = sa.select(sa.func.count()).select_from(_deliveries).where(_deliveries.c.sink == sink, state)
+    return int(connection.execute(statement).scalar_one())
