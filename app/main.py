@@ -23,7 +23,7 @@ from app.group_commit import GroupCommit
 from app.http import ApiKeys, install_problem_handlers
 from app.ingest import quarantine
 from app.ingest.auth import CallbackAuth
-from app.ingest.routes import Receiver
+from app.ingest.routes import Receiver, openapi_path
 from app.ingest.service import Ingest
 from app.maintenance.leader import Leadership
 from app.metrics import Metrics
@@ -163,5 +163,24 @@ def create_app(settings: Settings) -> FastAPI:
             stopping=lambda: service.stopping, components=service.components,
         )
     )  # fmt: skip
+    _document_receiving(app)
     install_problem_handlers(app)
     return app
+
+
+def _document_receiving(app: FastAPI) -> None:
+    """Put the receiving route, which is plain ASGI, into `/openapi.json`."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = plain()
+        schema["paths"]["/webhooks/{webhook}"] = openapi_path()
+        schemes = schema.setdefault("components", {}).setdefault("securitySchemes", {})
+        schemes["callback"] = {
+            "type": "http",
+            "scheme": "basic",
+            "description": "User `JETHOOK_INSTANCE`, password the webhook's callback password.",
+        }
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
