@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,7 +120,7 @@ def insert_missing(
     inserted = 0
     for chunk in chunks(rows):
         sql = _insert_sql(table.name, tuple(columns), len(chunk), connection.dialect.name)
-        inserted += connection.exec_driver_sql(sql, tuple(v for row in chunk for v in row)).rowcount
+        inserted += connection.exec_driver_sql(sql, tuple(chain.from_iterable(chunk))).rowcount
     return inserted
 
 
@@ -136,7 +137,7 @@ def insert_new(
         for chunk in chunks(rows):
             sql = _insert_sql(table.name, tuple(columns), len(chunk), connection.dialect.name)
             sql += f' RETURNING "{columns[0]}"'
-            inserted.update(connection.exec_driver_sql(sql, tuple(v for row in chunk for v in row)).scalars())
+            inserted.update(connection.exec_driver_sql(sql, tuple(chain.from_iterable(chunk))).scalars())
         return inserted
     known = _known_keys(connection, table.name, columns[0], [row[0] for row in rows])
     missing = [row for row in rows if row[0] not in known] if known else rows

@@ -19,6 +19,7 @@ from app.delivery.worker import Relay
 from app.dispatch import sink_states
 from app.dispatch.matching import Matcher
 from app.dispatch.service import Handover, NoWorker
+from app.errors import DatabaseFault
 from app.group_commit import GroupCommit
 from app.http import ApiKeys, install_problem_handlers
 from app.ingest import quarantine
@@ -30,11 +31,13 @@ from app.metrics import Metrics
 from app.migrate import migrate
 from app.query import routes as query_routes
 from app.registration import routes as registration_routes
-from app.registration.service import Registrar, mailjet_clients
+from app.registration.service import Registrar, mailjet_clients, pause
 from app.settings import Settings
 from app.sinks import routes as sink_routes
 
 log = structlog.get_logger(__name__)
+
+REFRESH_SECONDS = 10.0
 
 
 class Service:
@@ -86,11 +89,22 @@ class Service:
         if self.delivers:
             await self.relay.start()
             self._background.append(asyncio.create_task(self._keep_registered(), name="registration"))
+        else:
+            self._background.append(asyncio.create_task(self._watch_registration(), name="registration"))
 
     async def _keep_registered(self) -> None:
         leadership = Leadership(self.database, "registration", self.relay.lease_token)
         await self.registrar.run(self._background_stop, leadership.may_lead)
         await leadership.release()
+
+    async def _watch_registration(self) -> None:
+        """Learn now and then what the replica that registers has found, for `/readyz`."""
+        while not self._background_stop.is_set():
+            try:
+                await self.registrar.refresh_state()
+            except DatabaseFault as fault:
+                log.warning("registration.refresh_failed", error=str(fault))
+            await pause(self._background_stop, REFRESH_SECONDS)
 
     def look_again(self) -> None:
         """From any thread: something may be due now."""

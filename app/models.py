@@ -126,6 +126,13 @@ class Delivery(SQLModel, table=True):
         sa.PrimaryKeyConstraint("event_id", "sink"),
         sa.Index("ix_deliveries_due", "sink", "priority", "next_attempt_at",
                  postgresql_where=sa.text("state = 'pending'"), sqlite_where=sa.text("state = 'pending'")),
+        sa.Index("ix_deliveries_batch", "batch_id", postgresql_where=sa.text("batch_id IS NOT NULL"),
+                 sqlite_where=sa.text("batch_id IS NOT NULL")),
+        sa.Index("ix_deliveries_order", "sink", "order_key", "event_id",
+                 postgresql_where=sa.text("state = 'pending' AND order_key IS NOT NULL"),
+                 sqlite_where=sa.text("state = 'pending' AND order_key IS NOT NULL")),
+        sa.Index("ix_deliveries_replay", "replay_id", "state", postgresql_where=sa.text("replay_id IS NOT NULL"),
+                 sqlite_where=sa.text("replay_id IS NOT NULL")),
         sa.Index("ix_deliveries_dead", "sink", "event_id",
                  postgresql_where=sa.text("state = 'dead'"), sqlite_where=sa.text("state = 'dead'")),
         {"sqlite_with_rowid": False},
@@ -144,6 +151,11 @@ class Delivery(SQLModel, table=True):
     next_attempt_at: datetime = Field(sa_type=UTCDateTime)
     lease_token: str | None = Field(default=None, sa_type=_text(32))
     replay: bool = Field(default=False)
+    replay_id: str | None = Field(default=None, sa_type=IdText)
+    # A batch is written down before it is first sent, so that it keeps its members and its id whatever happens.
+    batch_id: str | None = Field(default=None, sa_type=IdText)
+    # Deliveries of one sink and key go out one after the other; null where the sink asks for no order.
+    order_key: str | None = Field(default=None, sa_type=_text())
     last_status: int | None = Field(default=None)
     last_error: str | None = Field(default=None, sa_type=_text())
     created_at: datetime = Field(sa_type=UTCDateTime)
@@ -166,6 +178,35 @@ class Attempt(SQLModel, table=True):
     duration_ms: float
     response_excerpt: str | None = Field(default=None, sa_type=_text())
     replay: bool = Field(default=False)
+
+
+class ReplayState(StrEnum):
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class Replay(SQLModel, table=True):
+    """Events or dead deliveries owed to one sink again: a job that goes on after a restart from its `cursor`."""
+
+    __tablename__ = "replays"
+
+    id: str = Field(sa_type=IdText, primary_key=True)
+    sink: str = Field(sa_type=_text(63))
+    # What was asked for, as JSON: {"filter": {…}} over events or {"deliveries": {…}} over dead deliveries.
+    selection: str = Field(sa_type=_text())
+    rate_per_second: float | None = Field(default=None)
+    state: ReplayState = Field(sa_type=_text(16))
+    count: int
+    last_seq: int = Field(sa_type=sa.BigInteger)  # events stored later are none of its business
+    cursor: str | None = Field(default=None, sa_type=IdText)  # the last event taken up
+    taken: int = Field(default=0)
+    done: int = Field(default=0)
+    failed: int = Field(default=0)
+    error: str | None = Field(default=None, sa_type=_text())
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
 
 
 class Quarantined(SQLModel, table=True):

@@ -37,9 +37,6 @@ class Result:
             return f"{self._place}: is dead, and Mailjet did not revive it"
         return None
 
-    def line(self) -> str:
-        return self.action.describe() + (f": FAILED: {self.error}" if self.error else "")
-
     @property
     def _place(self) -> str:
         return f"connection {self.action.connection!r}, {self.action.type}{' (backup)' * self.action.backup}"
@@ -133,18 +130,6 @@ class RegistrationReport:
         """Changes made at Mailjet; in a dry run the changes that would be made."""
         results = [result for connection in self.connections for result in connection.results]
         return sum(r.action.changes_mailjet and (r.done or (self.dry_run and r.error is None)) for r in results)
-
-    def lines(self) -> list[str]:
-        """The plan and what was done, for a terminal."""
-        lines: list[str] = []
-        for connection in self.connections:
-            if connection.off is not None:
-                lines.append(f"off      {connection.connection}: {connection.off}")
-            if connection.error is not None:
-                lines.append(f"failed   {connection.connection}: {connection.error}")
-            lines.extend(result.line() for result in connection.results)
-        verb = "to change" if self.dry_run else "changed"
-        return [*lines, f"{self.changed} {verb}, {len(self.faults)} faults"]
 
     def to_json(self) -> dict[str, Any]:
         return {

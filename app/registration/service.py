@@ -191,8 +191,9 @@ class Registrar:
                 report = await self._try_reconcile(stop)
                 failures = 0 if report is not None and not report.failed else failures + 1
                 remaining = self._next_delay(failures, report)
-                if remaining == 0:
+                if remaining == 0:  # no interval, and it worked
                     await stop.wait()
+                    return
             step = min(poll_seconds, remaining) if remaining > 0 else poll_seconds
             await self._pause(stop, step)
             remaining -= step
