@@ -17,10 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from app import __version__
-from app.db import Database
 from app.errors import DatabaseFault, SettingsFault
 from app.logs import configure_logs
-from app.migrate import migrate as migrate_database
 from app.settings import Settings, effective_rows, load_settings, reference_rows
 
 cli = typer.Typer(
@@ -30,8 +28,8 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, markup=False)  # what is printed may hold brackets of other people
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 def main() -> None:
@@ -41,10 +39,10 @@ def main() -> None:
     except SettingsFault as fault:
         err.print("The settings do not fit:", style="bold red")
         for line in fault.faults:
-            err.print(f"  {line}", markup=False)
+            err.print(f"  {line}")
         raise SystemExit(2) from None
     except DatabaseFault as fault:
-        err.print(str(fault), markup=False)
+        err.print(str(fault))
         raise SystemExit(1) from None
 
 
@@ -86,6 +84,9 @@ def demo(
 @cli.command()
 def migrate() -> None:
     """Bring the database to the newest schema; safe from many replicas at once."""
+    from app.db import Database  # noqa: PLC0415
+    from app.migrate import migrate as migrate_database  # noqa: PLC0415
+
     settings = _settings()
     database = Database(settings.database_url.get_secret_value())
     try:
@@ -141,7 +142,7 @@ def _print_report(report: dict[str, Any]) -> None:
     if table.row_count:
         out.print(table)
     for fault in report["faults"]:
-        err.print(str(fault), markup=False)
+        err.print(str(fault))
     out.print(f"{report['changed']} changed, {len(report['faults'])} faults")
 
 
@@ -182,7 +183,7 @@ def simulate(
         print(json.dumps(report.to_json(), indent=2))
     else:
         for name, value in report.to_json().items():
-            out.print(f"{name}: {value}", markup=False)
+            out.print(f"{name}: {value}")
     raise typer.Exit(0 if report.is_clean else 1)
 
 
@@ -197,12 +198,19 @@ def config(
 ) -> None:
     """Print the effective settings, secrets masked."""
     if reference:
-        print("| variable | default | |\n| --- | --- | --- |")
-        for row in reference_rows():
-            print(f"| `{row.variable}` | {_cell(row.default)} | {row.description} |")
+        print("\n".join(reference_table()))
         return
     for variable, value in effective_rows(load_settings()):
         print(f"{variable}={value}")
+
+
+def reference_table() -> list[str]:
+    """The lines of the table of all settings, in Markdown; the README repeats them."""
+    rows = [
+        f"| `{row.variable}` | {_cell(row.default)} | {row.description}{'; or `…_FILE`' if row.secret else ''} |"
+        for row in reference_rows()
+    ]
+    return ["| variable | default | |", "| --- | --- | --- |", *rows]
 
 
 def _cell(default: str) -> str:
@@ -219,7 +227,7 @@ def healthcheck() -> None:
         connection.request("GET", "/readyz")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        err.print(f"no answer from {host}:{settings.port}: {error}", markup=False)
+        err.print(f"no answer from {host}:{settings.port}: {error}")
         raise typer.Exit(1) from None
     finally:
         connection.close()
@@ -235,5 +243,5 @@ def _settings() -> Settings:
 
 
 def _usage(text: str) -> NoReturn:
-    err.print(text, markup=False)
+    err.print(text)
     sys.exit(2)

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
 from urllib.parse import urlsplit
@@ -30,7 +30,6 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.errors import SettingsFault
 
@@ -38,6 +37,8 @@ PREFIX = "JETHOOK_"
 EventType = Literal["sent", "open", "click", "bounce", "spam", "blocked", "unsub"]
 EVENT_TYPES: tuple[EventType, ...] = ("sent", "open", "click", "bounce", "spam", "blocked", "unsub")
 NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*\Z")
+LONGEST_NAME = 63
+MIN_SECRET_KEY_CHARS = 16
 # Mailjet's own SDKs use these two names; they are the connection `default`.
 ALIASES = {
     "MJ_APIKEY_PUBLIC": ("connections", "default", "api_key"),
@@ -71,8 +72,8 @@ def _http_url(value: str) -> str:
     try:
         parts = urlsplit(value)
         _ = parts.port
-    except ValueError as error:
-        raise ValueError(f"is not a URL: {error}") from None
+    except ValueError:  # its text repeats a part of the URL, which can be a piece of a password
+        raise ValueError("is not a URL; special characters in a user or password are written as %XX") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be a URL that starts with http:// or https:// and names a host")
     if any(c.isspace() or ord(c) < 32 for c in value):
@@ -109,7 +110,7 @@ def _database_url(value: SecretStr) -> SecretStr:
 def _header_names(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
     for name, value in headers.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-            raise ValueError(f"{name!r} is no header name")
+            raise ValueError("one of the keys is no header name")  # not repeated: it may be a value gone astray
         if any(c in value.get_secret_value() for c in "\r\n\0"):
             raise ValueError(f"the value of {name!r} holds a line break")
     return headers
@@ -131,6 +132,12 @@ def _standard_webhooks_secret(value: SecretStr) -> SecretStr:
     return value
 
 
+def _long_enough(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and len(value.get_secret_value()) < MIN_SECRET_KEY_CHARS:
+        raise ValueError(f"must have at least {MIN_SECRET_KEY_CHARS} characters")
+    return value
+
+
 def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("must be a finite number")
@@ -140,15 +147,22 @@ def _finite(value: float) -> float:
 def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if not values:
         raise ValueError("must name at least one")
-    return values
+    return tuple(dict.fromkeys(values))
+
+
+def _not_empty(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().strip():
+        raise ValueError("must not be empty")  # an empty key would open the door to everybody
+    return value
 
 
 Seconds = Annotated[float, AfterValidator(_finite), Field(gt=0)]
 SecondsOrNone = Annotated[float, AfterValidator(_finite), Field(ge=0)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
-Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split_list)]
+Secrets = Annotated[tuple[Annotated[SecretStr, AfterValidator(_not_empty)], ...], BeforeValidator(_split_list)]
 SigningSecret = Annotated[SecretStr, AfterValidator(_standard_webhooks_secret)]
+FROM_FILE: dict[str, Any] = {"from_file": True}  # no secret by its type, but often kept with one: has a `_FILE` twin
 
 
 class _Group(BaseModel):
@@ -158,7 +172,7 @@ class _Group(BaseModel):
 class ConnectionSettings(_Group):
     """One Mailjet API key."""
 
-    api_key: str | None = Field(None, description="Mailjet API key (public part)")
+    api_key: str | None = Field(None, description="Mailjet API key (public part)", json_schema_extra=FROM_FILE)
     secret_key: SecretStr | None = Field(None, description="Mailjet secret key")
     base_url: Annotated[str, AfterValidator(_base_url)] = Field(
         "https://api.mailjet.com", description="`https://api.us.mailjet.com` for US accounts"
@@ -191,10 +205,12 @@ class WebhookSettings(_Group):
 class SinkSettings(_Group):
     """A downstream HTTP receiver."""
 
-    url: HttpUrl = Field(description="where events are posted; required")
+    url: HttpUrl = Field(description="where events are posted", json_schema_extra=FROM_FILE)
     webhooks: Names = Field((), description="webhooks it hears of; unset: all")
     events: Names = Field((), description="event types it hears of; unset: all")
-    envelope: Literal["mailjet", "jethook", "cloudevents"] = Field("mailjet", description="shape of the body")
+    envelope: Literal["mailjet", "jethook", "cloudevents"] = Field(
+        "mailjet", description="shape of the body: `mailjet`, `jethook` or `cloudevents`"
+    )
     secrets: Annotated[tuple[SigningSecret, ...], BeforeValidator(_split_list)] = Field(
         (), description="Standard Webhooks secrets (`whsec_…`); every one signs, so they can rotate"
     )
@@ -217,10 +233,10 @@ class SinkSettings(_Group):
     )
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The whole configuration; `load_settings` builds it from an environment."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     public_url: Annotated[str | None, AfterValidator(lambda v: v and _public_url(v))] = Field(
         None, description="where Mailjet reaches us; unset: registration is off"
@@ -230,9 +246,8 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; the image sets `0.0.0.0`")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
-    secret_key: SecretStr | None = Field(
+    secret_key: Annotated[SecretStr | None, AfterValidator(_long_enough)] = Field(
         None,
-        min_length=16,
         description="callback passwords are derived from it; unset: made at first start, kept in the database",
     )
     api_keys: Secrets = Field((), description="bearer keys for REST; none at all: one is made and printed at start")
@@ -241,10 +256,14 @@ class Settings(BaseSettings):
         "jethook", description="marks our callbacks; two installations on one Mailjet key need two names"
     )
     role: Literal["all", "receive", "deliver"] = Field(
-        "all", description="`receive` (HTTP in and REST only), `deliver` (everything that runs in the background)"
+        "all", description="`all`, `receive` (HTTP in and REST only), `deliver` (what runs in the background)"
     )
-    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line shown")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`json`, `console`, or `auto`: console on a terminal, JSON elsewhere"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe line shown: `debug`, `info`, `warning` or `error`"
+    )
     max_body_bytes: int = Field(10_485_760, ge=1024, description="larger callback bodies get 413")
     register_every_seconds: SecondsOrNone = Field(
         300.0, description="how often callbacks are checked; 0: at start only"
@@ -255,27 +274,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _names_fit(self) -> Settings:
-        for group in ("connections", "webhooks", "sinks"):
-            for name in getattr(self, group):
-                if not NAME.match(name) or len(name) > 63:
-                    raise ValueError(
-                        f"{PREFIX}{group.upper()}__{name.upper()}: a name holds letters, digits and single underscores"
-                    )
-        connections = self.connections or {"default": ConnectionSettings()}
-        webhooks = self.webhooks or {"default": WebhookSettings()}
-        for name, webhook in webhooks.items():
-            if webhook.connection not in connections and webhook.connection != "default":
-                raise ValueError(
-                    f"{PREFIX}WEBHOOKS__{name.upper()}__CONNECTION: no connection {webhook.connection!r} is configured"
-                    f" (configured: {', '.join(sorted(connections))})"
-                )
-        for name, sink in self.sinks.items():
-            for webhook_name in sink.webhooks:
-                if webhook_name not in webhooks:
-                    raise ValueError(
-                        f"{PREFIX}SINKS__{name.upper()}__WEBHOOKS: no webhook {webhook_name!r} is configured"
-                        f" (configured: {', '.join(sorted(webhooks))})"
-                    )
+        faults = _name_faults(
+            self.connections,
+            {name: webhook.connection for name, webhook in self.webhooks.items()},
+            {name: sink.webhooks for name, sink in self.sinks.items()},
+        )
+        if told := "\n".join(faults):
+            raise ValueError(told)
         return self
 
     @property
@@ -291,18 +296,6 @@ class Settings(BaseSettings):
             connections.setdefault("default", ConnectionSettings())
         return dict(sorted(connections.items()))
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # `load_settings` reads the environment itself, so that every fault can be told at once.
-        return (init_settings,)
-
 
 class SettingRow(BaseModel):
     """One row of the settings reference."""
@@ -311,6 +304,7 @@ class SettingRow(BaseModel):
     default: str
     description: str
     secret: bool
+    """Has a `…_FILE` twin."""
 
 
 def load_settings(environ: Mapping[str, str] | None = None, *, env_file: Path | None = Path(".env")) -> Settings:
@@ -319,15 +313,20 @@ def load_settings(environ: Mapping[str, str] | None = None, *, env_file: Path | 
     Raises SettingsFault with every fault: unknown variables (and the nearest known name), values that do not fit,
     unreadable `…_FILE` twins. No fault repeats a value, since a value may be a secret.
     """
-    merged = dict(_dotenv(env_file)) | dict(os.environ if environ is None else environ)
     faults: list[str] = []
     tree: dict[str, Any] = {}
+    variables: dict[tuple[str, ...], str] = {}  # place in the tree -> the variable that filled it
+    merged = _merged(_dotenv(env_file, faults), os.environ if environ is None else environ)
     for path, value, variable in _assignments(merged, faults):
-        _put(tree, path, value, variable)
+        if path in variables and variable.startswith("MJ_"):
+            continue  # JETHOOK_CONNECTIONS__DEFAULT__… wins, whichever came first
+        variables[path] = variable
+        _put(tree, path, value)
     try:
         settings = Settings(**tree)
     except ValidationError as error:
-        raise SettingsFault([*faults, *_faults_of(error)]) from None
+        found = [*faults, *_faults_of(error, variables), *_name_faults(*_names_in(tree))]
+        raise SettingsFault(list(dict.fromkeys(found))) from None
     if faults:
         raise SettingsFault(faults)
     return settings
@@ -357,57 +356,82 @@ def reference_rows() -> list[SettingRow]:
     for alias, path in ALIASES.items():
         target = PREFIX + "__".join(part.upper() for part in path)
         rows.append(
-            SettingRow(variable=alias, default="unset", description=f"the same as `{target}`, which wins", secret=False)
+            SettingRow(variable=alias, default="unset", description=f"the same as `{target}`, which wins", secret=True)
         )
     return rows
 
 
 def mask_url(url: str) -> str:
-    """The URL without its password and without the values of its query, which may hold tokens."""
+    """The URL without its password and without the values of its query, which may hold tokens.
+
+    A user without a password is masked as well: that is how a token is often given.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:
         return "(not a URL)"
-    netloc = parts.netloc
-    if "@" in netloc:
-        user = netloc.rsplit("@", 1)[0].split(":", 1)[0]
-        netloc = f"{user}:***@{netloc.rsplit('@', 1)[1]}"
-    query = re.sub(r"=[^&]*", "=***", parts.query)
-    return parts._replace(netloc=netloc, query=query).geturl()
+    if "://" not in url:
+        return "(not a URL)" if "@" in url or "?" in url else url
+    credentials, at, host = parts.netloc.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    shown = (f"{user}:***" if colon else "***") + at if at else ""
+    query = "&".join(re.sub(r"(=|^[^=]*$).*", lambda m: "=***" if m[1] == "=" else "***", part)
+                     for part in parts.query.split("&"))  # fmt: skip
+    # Put together by hand: `geturl` drops slashes of `sqlite:////data/x.db`.
+    return (
+        f"{parts.scheme}://{shown}{host}{parts.path}"
+        + (f"?{query}" if parts.query else "")
+        + ("#***" if parts.fragment else "")
+    )
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _dotenv(env_file: Path | None) -> dict[str, str]:
+def _dotenv(env_file: Path | None, faults: list[str]) -> dict[str, str]:
     if env_file is None or not env_file.is_file():
         return {}
-    return {key: value for key, value in dotenv_values(env_file).items() if value is not None}
+    try:
+        return {key: value for key, value in dotenv_values(env_file).items() if value is not None}
+    except (OSError, UnicodeDecodeError) as error:
+        faults.append(f"{env_file}: cannot be read: {_reason(error)}")
+        return {}
+
+
+def _merged(from_file: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """What is ours of both, by names in capitals. The environment wins, also as a `_FILE` twin over the plain name."""
+    above, below = _ours(environ), _ours(from_file)
+    return {name: value for name, value in below.items() if _twin(name) not in above} | above
+
+
+def _ours(environ: Mapping[str, str]) -> dict[str, str]:
+    named = {name.upper(): value for name, value in environ.items()}
+    return {
+        name: value for name, value in named.items() if name.startswith(PREFIX) or name.removesuffix("_FILE") in ALIASES
+    }
+
+
+def _twin(name: str) -> str:
+    return name.removesuffix("_FILE") if name.endswith("_FILE") else f"{name}_FILE"
 
 
 def _assignments(environ: Mapping[str, str], faults: list[str]) -> Iterator[tuple[tuple[str, ...], str, str]]:
-    """(path in the settings tree, value, variable) of each variable that is ours; `_FILE` twins are read."""
-    for variable, raw in environ.items():
-        name = variable.upper()
-        is_alias = name.removesuffix("_FILE") in ALIASES
-        if not name.startswith(PREFIX) and not is_alias:
-            continue
+    """(path in the settings tree, value, variable) of each variable; `_FILE` twins are read. Blank means not set."""
+    for name, value in environ.items():
         path = _path_of(name)
-        value: str | None = raw
-        if path is None and name.endswith("_FILE"):
-            path = _path_of(name.removesuffix("_FILE"))
-            if path is not None and not _is_secret(path):
-                path = None
-            elif path is not None:
-                twin = name.removesuffix("_FILE")
-                if any(other.upper() == twin for other in environ):
-                    faults.append(f"{name}: {twin} is set too; set one of them")
-                    continue
-                value = _read_secret(name, raw, faults)
-        if path is None:
+        if path is not None:
+            if value.strip():
+                yield path, value, name
+            continue
+        path = _path_of(_twin(name)) if name.endswith("_FILE") else None
+        if path is None or not _has_file_twin(path):
             faults.append(_unknown(name))
-        elif value is not None and value.strip() != "":
-            yield path, value, name
+        elif not value.strip():
+            continue
+        elif environ.get(_twin(name), "").strip():
+            faults.append(f"{name}: {_twin(name)} is set too; set one of them")
+        elif (text := _read_secret(name, value, faults)) is not None:
+            yield path, text, name
 
 
 def _path_of(name: str) -> tuple[str, ...] | None:
@@ -426,50 +450,111 @@ def _path_of(name: str) -> tuple[str, ...] | None:
     return path if len(path) == 3 and path[1] and path[2] in group.model_fields else None
 
 
-def _put(tree: dict[str, Any], path: tuple[str, ...], value: str, variable: str) -> None:
+def _put(tree: dict[str, Any], path: tuple[str, ...], value: str) -> None:
     node = tree
     for part in path[:-1]:
         node = node.setdefault(part, {})
-    if path[-1] in node and variable.startswith("MJ_"):
-        return  # JETHOOK_CONNECTIONS__DEFAULT__… wins, whichever came first
     node[path[-1]] = value
 
 
 def _read_secret(variable: str, file: str, faults: list[str]) -> str | None:
+    """The text of the file without the line break at its end. The file's name is never told: where somebody put the
+    secret itself there, it is the secret."""
     try:
-        return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+        text = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        faults.append(f"{variable}: cannot read {file!r}: {reason}")
+        faults.append(f"{variable}: cannot read the file it names: {_reason(error)}")
         return None
+    if not text.strip():
+        faults.append(f"{variable}: the file it names is empty")
+        return None
+    return text
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8"
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _unknown(name: str) -> str:
-    known = [row.variable for row in reference_rows()]
+    near = _nearest(name)
+    return f"{name}: no such setting" + (f"; did you mean {near}?" if near else "")
+
+
+def _nearest(name: str) -> str | None:
+    """The known name most like this one."""
     parts = name.removeprefix(PREFIX).split("__")
     if len(parts) == 3:  # the name in the middle is the user's own: compare what is around it
-        pattern = f"{PREFIX}{parts[0]}__{{N}}__{parts[2]}"
-        near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.5)
-        shown = near[0].replace("{N}", parts[1]) if near else None
-    else:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        shown = near[0] if near else None
-    return f"{name}: no such setting" + (f"; did you mean {shown}?" if shown else "")
+        groups = {field: group for field, info in Settings.model_fields.items() if (group := _group_of(info))}
+        if found := _closest(parts[0].lower(), list(groups)):
+            last = _closest(parts[2].lower(), list(groups[found].model_fields))
+            return f"{PREFIX}{found.upper()}__{parts[1]}__{last.upper()}" if last else None
+    # Without the prefix, which would make everything look alike.
+    known = [row.variable.removeprefix(PREFIX) for row in reference_rows() if row.variable.startswith(PREFIX)]
+    found = _closest(name.removeprefix(PREFIX), known)
+    return found and PREFIX + found
 
 
-def _faults_of(error: ValidationError) -> Iterator[str]:
+def _closest(word: str, known: Sequence[str]) -> str | None:
+    """A name that goes on where the word ends is nearer than one of the same length: units are what people forget."""
+    longer = [candidate for candidate in known if candidate.startswith(f"{word}_")]
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return min(longer, key=len) if longer else next(iter(near), None)
+
+
+def _faults_of(error: ValidationError, variables: Mapping[tuple[str, ...], str]) -> Iterator[str]:
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         message = fault["msg"].removeprefix("Value error, ")
         names = [str(part) for part in fault["loc"] if not isinstance(part, int)]
-        # A fault inside a union or a tuple ends with pydantic's own words: keep what is a variable.
-        depth = 3 if names and _group_of(Settings.model_fields[names[0]]) else 1
-        variable = PREFIX + "__".join(name.upper() for name in names[:depth])
         if not names:
-            yield message
-        elif fault["type"] == "missing":
-            yield f"{variable}: is required"
-        else:
-            yield f"{variable}: {message[0].lower()}{message[1:]}"
+            yield from message.split("\n")
+            continue
+        # A fault inside a union or a tuple ends with pydantic's own words: keep what is a variable.
+        path = tuple(names[: 3 if _group_of(Settings.model_fields[names[0]]) else 1])
+        variable = variables.get(path, PREFIX + "__".join(name.upper() for name in path))
+        told = "is required" if fault["type"] == "missing" else f"{message[:1].lower()}{message[1:]}"
+        yield f"{variable}: {told}"
+
+
+def _names_in(tree: Mapping[str, Any]) -> tuple[Collection[str], dict[str, str], dict[str, list[str]]]:
+    """Which names an unchecked tree gives and uses, so that a fault elsewhere does not hide a name that is wrong."""
+    webhooks = {name: group.get("connection", "default") for name, group in tree.get("webhooks", {}).items()}
+    sinks: dict[str, list[str]] = {}
+    for name, group in tree.get("sinks", {}).items():
+        try:
+            used = _split_list(group.get("webhooks", ""))
+        except ValueError:
+            used = []
+        sinks[name] = [word for word in used if isinstance(word, str)] if isinstance(used, list) else []
+    return tree.get("connections", {}), webhooks, sinks
+
+
+def _name_faults(
+    connections: Collection[str], webhooks: Mapping[str, str], sinks: Mapping[str, Collection[str]]
+) -> Iterator[str]:
+    """Names that are none, and names used that are not configured. `webhooks` gives each one's connection, `sinks` the
+    webhooks each one names."""
+    for group, names in (("CONNECTIONS", connections), ("WEBHOOKS", webhooks), ("SINKS", sinks)):
+        for name in names:
+            if not NAME.match(name) or len(name) > LONGEST_NAME:
+                yield (
+                    f"{PREFIX}{group}__{name.upper()}: a name holds letters, digits and single underscores,"
+                    f" {LONGEST_NAME} at most"
+                )
+    for name, connection in webhooks.items():
+        if connection not in connections and connection != "default":
+            yield (
+                f"{PREFIX}WEBHOOKS__{name.upper()}__CONNECTION: no connection {connection!r} is configured"
+                f" (configured: {', '.join(sorted(connections)) or 'default'})"
+            )
+    for name, used in sinks.items():
+        for webhook in used:
+            if webhook not in (webhooks or ("default",)):
+                yield (
+                    f"{PREFIX}SINKS__{name.upper()}__WEBHOOKS: no webhook {webhook!r} is configured"
+                    f" (configured: {', '.join(sorted(webhooks)) or 'default'})"
+                )
 
 
 # --- the reference ---------------------------------------------------------------------------------------------------
@@ -497,15 +582,14 @@ def _reference_of(model: type[BaseModel], prefix: str) -> Iterable[SettingRow]:
         )
 
 
-def _is_secret(path: tuple[str, ...]) -> bool:
+def _has_file_twin(path: tuple[str, ...]) -> bool:
     field = Settings.model_fields[path[0]]
     group = _group_of(field)
     return _holds_secret(group.model_fields[path[2]] if group else field)
 
 
 def _holds_secret(field: FieldInfo) -> bool:
-    # A sink's URL often carries a token, and an API key is half of a credential: both may come from a file.
-    return "SecretStr" in repr(field.annotation) or field.description == "where events are posted; required"
+    return "SecretStr" in repr(field.annotation) or field.json_schema_extra is FROM_FILE
 
 
 def _shown(value: object, *, plain: bool = False) -> str:
