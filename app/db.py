@@ -22,9 +22,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Dialect, Engine, make_url
+from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.types import TypeDecorator
@@ -33,9 +35,11 @@ from app.clock import from_micros, to_micros
 from app.errors import DatabaseFault
 
 T = TypeVar("T")
+_DRIVER_OUTAGES = (sqlite3.OperationalError, psycopg.OperationalError, psycopg.InterfaceError)
 
 MIN_SQLITE = (3, 35, 0)  # RETURNING
 BUSY_TIMEOUT_MS = 10_000  # another process (a command, an older container) may hold the lock for a moment
+READ_THREADS = 8  # reads of our own loops and asynchronous routes
 WRITE_THREADS = 4  # PostgreSQL: transactions of this process under way at once
 
 
@@ -73,8 +77,11 @@ class Database:
             self.writer = _sqlite_engine(parsed, writes=True)
         else:
             parsed = parsed.set(drivername="postgresql+psycopg")
-            self.reader = self.writer = _postgres_engine(parsed)
+            self.writer = _postgres_engine(parsed)
+            # One answer shows one moment, also where it takes several statements.
+            self.reader = self.writer.execution_options(isolation_level="REPEATABLE READ")
         self.placeholder = "?" if self.is_sqlite else "%s"
+        self._read_threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="db-read")
         self._write_threads = ThreadPoolExecutor(1 if self.is_sqlite else WRITE_THREADS, thread_name_prefix="db-write")
 
     @contextmanager
@@ -96,9 +103,11 @@ class Database:
             with self.reading() as connection:
                 return work(connection)
 
-        return await asyncio.to_thread(read)
+        return await asyncio.get_running_loop().run_in_executor(self._read_threads, read)
 
     def close(self) -> None:
+        # A read whose caller was cancelled goes on: its connection must be back before the pool ends.
+        self._read_threads.shutdown(wait=True)
         self._write_threads.shutdown(wait=True)
         self.reader.dispose()
         self.writer.dispose()
@@ -109,8 +118,26 @@ class Database:
 
 
 def is_outage(error: BaseException) -> bool:
-    """The database is gone, full, locked or stopping: trying again later can help."""
-    return isinstance(error, OperationalError) or (isinstance(error, DBAPIError) and error.connection_invalidated)
+    """The database is gone, full, locked or stopping, or takes too long: trying again later can help."""
+    if isinstance(error, DBAPIError):
+        return isinstance(error, OperationalError) or error.connection_invalidated
+    return isinstance(error, (*_DRIVER_OUTAGES, TimeoutError))
+
+
+def sqlstate_of(error: BaseException) -> str | None:
+    """PostgreSQL's five letters for what went wrong."""
+    state = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
+    return state if isinstance(state, str) else None
+
+
+def run_driver_sql(connection: Connection, sql: str, values: Sequence[Any]) -> DBAPICursor:
+    """A hot statement on the driver itself, within the transaction of `connection`.
+
+    SQLAlchemy's own bookkeeping costs more than a small statement does. Errors are the driver's.
+    """
+    cursor = connection.connection.cursor()
+    cursor.execute(sql, values)
+    return cursor
 
 
 def insert_missing(
@@ -120,7 +147,9 @@ def insert_missing(
     inserted = 0
     for chunk in chunks(rows):
         sql = _insert_sql(table.name, tuple(columns), len(chunk), connection.dialect.name)
-        inserted += connection.exec_driver_sql(sql, tuple(chain.from_iterable(chunk))).rowcount
+        cursor = run_driver_sql(connection, sql, tuple(chain.from_iterable(chunk)))
+        inserted += cursor.rowcount
+        cursor.close()
     return inserted
 
 
@@ -129,29 +158,41 @@ def insert_new(
 ) -> set[Any]:
     """`insert_missing`, but tells which keys were new. The key is the first of `columns`; no key twice in `rows`.
 
-    PostgreSQL tells by RETURNING. SQLite's single writer can look first, which costs one step where RETURNING costs a
-    hand-over of the interpreter lock for each row.
+    PostgreSQL tells by RETURNING. On SQLite that costs a hand-over of the interpreter lock for each row, so the count
+    tells that all were new, as they nearly always are; else the rows of this transaction are those numbered after the
+    last one before it, since there is a single writer and `seq` only grows.
     """
+    keys = {row[0] for row in rows}
     if connection.dialect.name != "sqlite":
-        inserted: set[Any] = set()
-        for chunk in chunks(rows):
-            sql = _insert_sql(table.name, tuple(columns), len(chunk), connection.dialect.name)
-            sql += f' RETURNING "{columns[0]}"'
-            inserted.update(connection.exec_driver_sql(sql, tuple(chain.from_iterable(chunk))).scalars())
-        return inserted
-    known = _known_keys(connection, table.name, columns[0], [row[0] for row in rows])
-    missing = [row for row in rows if row[0] not in known] if known else rows
-    insert_missing(connection, table, columns, missing)
-    return {row[0] for row in missing}
+        return _insert_returning(connection, table, columns, rows)
+    before = _scalar(connection, f"SELECT max(seq) FROM {table.name}", ()) or 0  # noqa: S608
+    if insert_missing(connection, table, columns, rows) == len(keys):
+        return keys
+    return {key for key in keys if _is_after(connection, table.name, columns[0], key, before)}
 
 
-def _known_keys(connection: Connection, table: str, key: str, values: Sequence[Any]) -> set[Any]:
-    known: set[Any] = set()
-    for chunk in chunks(values):
-        marks = ", ".join("?" * len(chunk))
-        sql = f'SELECT "{key}" FROM {table} WHERE "{key}" IN ({marks})'  # noqa: S608
-        known.update(connection.exec_driver_sql(sql, tuple(chunk)).scalars())
-    return known
+def _insert_returning(
+    connection: Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> set[Any]:
+    inserted: set[Any] = set()
+    for chunk in chunks(rows):
+        sql = _insert_sql(table.name, tuple(columns), len(chunk), connection.dialect.name)
+        cursor = run_driver_sql(connection, f'{sql} RETURNING "{columns[0]}"', tuple(chain.from_iterable(chunk)))
+        inserted.update(row[0] for row in cursor.fetchall())
+        cursor.close()
+    return inserted
+
+
+def _is_after(connection: Connection, table: str, key: str, value: Any, before: int) -> bool:
+    sql = f'SELECT seq > ? FROM {table} WHERE "{key}" = ?'  # noqa: S608
+    return bool(_scalar(connection, sql, (before, value)))
+
+
+def _scalar(connection: Connection, sql: str, values: Sequence[Any]) -> Any:
+    cursor = run_driver_sql(connection, sql, values)
+    row = cursor.fetchone()
+    cursor.close()
+    return row[0] if row is not None else None
 
 
 def chunks(rows: Sequence[T], most: int = 128) -> Iterator[Sequence[T]]:

@@ -88,6 +88,10 @@ class QuarantineNotFound(NotFound):
     code, title = "quarantine_not_found", "No such quarantine entry"
 
 
+class ReplayNotFound(NotFound):
+    code, title = "replay_not_found", "No such replay"
+
+
 class MethodNotAllowed(AppError):
     status_code, code, title = 405, "method_not_allowed", "This address does not answer that method"
 

@@ -14,9 +14,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
 
-from app.db import Database, is_outage
+from app.db import Database, is_outage, sqlstate_of
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +24,7 @@ Result = TypeVar("Result")
 In_contra = TypeVar("In_contra", contravariant=True)
 Out = TypeVar("Out")
 MAX_ITEMS = 512  # a lane's items in one transaction: keeps a commit in the tens of milliseconds
+PATIENCE_SECONDS = 20.0  # a database that hangs must not hold Mailjet's connections
 RETRIED_STATES = frozenset({"40001", "40P01"})  # PostgreSQL: serialization failure, deadlock
 
 
@@ -90,14 +90,30 @@ class GroupCommit:
             if any(lane.waiting for lane in self._lanes):
                 self.wake()
 
-    async def _commit(self, groups: list[_Group]) -> None:
+    async def _commit(self, groups: list[_Group]) -> Exception | None:
+        """Every caller has its answer; None, or what went wrong with all of them."""
+        timer = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._lose_patience, groups)
         try:
             results = await self._transaction(groups)
         except Exception as error:  # noqa: BLE001  every waiting caller must be told
-            await self._apart(groups, error)
-        else:
-            for group, result in zip(groups, results, strict=True):
-                group.succeed(result)
+            return await self._apart(groups, error)
+        finally:
+            timer.cancel()
+        for group, result in zip(groups, results, strict=True):
+            group.succeed(result)
+        return None
+
+    def _lose_patience(self, groups: list[_Group]) -> None:
+        """The database hangs: nobody waits longer for it. What it has in hand may still be written; the rest is not."""
+        late = TimeoutError("the database did not commit in time")
+        log.warning("commit.timed_out", seconds=PATIENCE_SECONDS, items=sum(len(g.items) for g in groups))
+        for group in groups:
+            group.tell(late)
+        for lane in self._lanes:
+            if lane.waiting:
+                rest = _Group(lane, list(lane.waiting))
+                lane.waiting.clear()
+                rest.fail(late)
 
     async def _transaction(self, groups: list[_Group]) -> list[Sequence[Any]]:
         def work(connection: Connection) -> list[Sequence[Any]]:
@@ -105,23 +121,32 @@ class GroupCommit:
 
         try:
             return await self._database.run_write(work)
-        except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) not in RETRIED_STATES:
+        except Exception as error:
+            if sqlstate_of(error) not in RETRIED_STATES:
                 raise
             return await self._database.run_write(work)
 
-    async def _apart(self, groups: list[_Group], error: Exception) -> None:
+    async def _apart(self, groups: list[_Group], error: Exception) -> Exception | None:
         """One poisonous item must not take the others with it: an outage fails all, anything else is tried in parts."""
         if is_outage(error):
             log.warning("commit.failed", error=type(error).__name__, items=sum(len(g.items) for g in groups))
         elif len(groups) > 1 or len(groups[0].items) > 1:
-            for part in (single for group in groups for single in group.singles()):
-                await self._commit([part])
-            return
+            return await self._one_by_one([single for group in groups for single in group.singles()])
         else:
             log.error("commit.refused", exc_info=error)
         for group in groups:
             group.fail(error)
+        return error
+
+    async def _one_by_one(self, parts: list[_Group]) -> Exception | None:
+        for number, part in enumerate(parts, 1):
+            error = await self._commit([part])
+            if error is not None and is_outage(error):
+                # The database went away between: hundreds of parts must not wait for it one after the other.
+                for rest in parts[number:]:
+                    rest.fail(error)
+                return error
+        return None
 
 
 class _Group:
@@ -136,13 +161,22 @@ class _Group:
         return [_Group(self.lane, [entry]) for entry in self.waiting]
 
     def succeed(self, results: Sequence[Any]) -> None:
-        self.lane.work.committed(self.items, results)
+        try:
+            self.lane.work.committed(self.items, results)
+        except Exception:
+            log.exception("commit.hook_failed")  # it is durable: the callers hear so
         for (_, future), result in zip(self.waiting, results, strict=True):
             if not future.done():
                 future.set_result(result)
 
     def fail(self, error: Exception) -> None:
-        self.lane.work.failed(self.items)
+        try:
+            self.lane.work.failed(self.items)
+        except Exception:
+            log.exception("commit.hook_failed")
+        self.tell(error)
+
+    def tell(self, error: Exception) -> None:
         for _, future in self.waiting:
             if not future.done():
                 future.set_exception(error)

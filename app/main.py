@@ -24,7 +24,7 @@ from app.group_commit import GroupCommit
 from app.http import ApiKeys, install_problem_handlers
 from app.ingest import quarantine
 from app.ingest.auth import CallbackAuth
-from app.ingest.routes import Receiver, openapi_path
+from app.ingest.routes import ReceiveFirst, Receiver, openapi_path
 from app.ingest.service import Ingest
 from app.maintenance.leader import Leadership
 from app.metrics import Metrics
@@ -32,6 +32,9 @@ from app.migrate import migrate
 from app.query import routes as query_routes
 from app.registration import routes as registration_routes
 from app.registration.service import Registrar, mailjet_clients, pause
+from app.replay import routes as replay_routes
+from app.replay.selection import recipients
+from app.replay.service import Replays
 from app.settings import Settings
 from app.sinks import routes as sink_routes
 
@@ -60,6 +63,8 @@ class Service:
         self.commits = GroupCommit(self.database)
         self.database.write(lambda c: sink_states.remember_sinks(c, settings.sinks))
         self.relay = Relay(settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics)
+        self.recipients = recipients(settings.sinks)
+        self.replays = Replays(self.recipients, self.database, self.relay.lease_token, self.relay.look_again)
         worker: Handover = self.relay if self.delivers else NoWorker()
         self.ingest = Ingest(
             settings.effective_webhooks, matcher=Matcher(settings.sinks), commits=self.commits, worker=worker,
@@ -89,6 +94,7 @@ class Service:
         if self.delivers:
             await self.relay.start()
             self._background.append(asyncio.create_task(self._keep_registered(), name="registration"))
+            self._background.append(asyncio.create_task(self.replays.run(self._background_stop), name="replays"))
         else:
             self._background.append(asyncio.create_task(self._watch_registration(), name="registration"))
 
@@ -170,6 +176,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(delivery_routes.build_router(service.database, keys, service.look_again))
     app.include_router(quarantine.build_router(service.database, keys, service.ingest))
     app.include_router(sink_routes.build_router(settings, service.database, keys, service.relay))
+    app.include_router(
+        replay_routes.build_router(service.recipients, service.database, keys, service.replays.look_again)
+    )
     app.include_router(registration_routes.build_router(settings, service.database, keys, service.registrar))
     app.include_router(
         health.build_router(
@@ -177,6 +186,7 @@ def create_app(settings: Settings) -> FastAPI:
             stopping=lambda: service.stopping, components=service.components,
         )
     )  # fmt: skip
+    app.add_middleware(ReceiveFirst, receiver=service.receiver)
     _document_receiving(app)
     install_problem_handlers(app)
     return app

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -34,6 +36,13 @@ class GracefulServer(uvicorn.Server):
         super().__init__(config)
         self._service = service
         service.on_stop_request = lambda: self.handle_exit(0, None)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # What the start has built stays for good. Looked through again and again, it stopped everything for 100 ms at a
+        # time; left out, ingest of single events is a half faster.
+        gc.collect()
+        gc.freeze()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._service.stopping:  # asked twice: now

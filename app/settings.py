@@ -7,7 +7,6 @@ person who mends a container's environment at night should have to start it once
 
 from __future__ import annotations
 
-import base64
 import difflib
 import json
 import math
@@ -16,7 +15,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -31,7 +30,10 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from app import tls
+from app.conditions import parse_condition
 from app.errors import SettingsFault
+from app.signing_keys import parse_signing_key
 
 PREFIX = "JETHOOK_"
 EventType = Literal["sent", "open", "click", "bounce", "spam", "blocked", "unsub"]
@@ -116,25 +118,40 @@ def _header_names(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
     return headers
 
 
-def signing_key(secret: str) -> bytes:
-    """The HMAC key of a Standard Webhooks secret: `whsec_` and base64 of 24 to 64 bytes. Raises ValueError."""
-    try:
-        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    except ValueError:
-        raise ValueError("must be whsec_ and base64") from None
-    if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
-        raise ValueError("must be whsec_ and base64 of 24 to 64 bytes")
-    return key
-
-
 def _standard_webhooks_secret(value: SecretStr) -> SecretStr:
-    signing_key(value.get_secret_value())
+    parse_signing_key(value.get_secret_value())
+    return value
+
+
+def _proxy_url(value: str) -> str:
+    parts = urlsplit(_http_url(value))
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("must have no path, query and fragment")
+    try:
+        unquote(parts.netloc, errors="strict").encode("latin-1")  # what HTTP Basic towards a proxy can carry
+    except UnicodeError:
+        raise ValueError("may hold Latin-1 characters only in its user and password") from None
+    return value
+
+
+def _token_url(value: str) -> str:
+    parts = urlsplit(_http_url(value))
+    if "@" in parts.netloc or parts.fragment:
+        raise ValueError(
+            "must have no user, password and fragment; OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET are for that"
+        )
     return value
 
 
 def _long_enough(value: SecretStr | None) -> SecretStr | None:
     if value is not None and len(value.get_secret_value()) < MIN_SECRET_KEY_CHARS:
         raise ValueError(f"must have at least {MIN_SECRET_KEY_CHARS} characters")
+    return value
+
+
+def _condition(value: str | None) -> str | None:
+    if value is not None:
+        parse_condition(value)
     return value
 
 
@@ -208,16 +225,45 @@ class SinkSettings(_Group):
     url: HttpUrl = Field(description="where events are posted", json_schema_extra=FROM_FILE)
     webhooks: Names = Field((), description="webhooks it hears of; unset: all")
     events: Names = Field((), description="event types it hears of; unset: all")
+    filter: Annotated[str | None, AfterValidator(_condition)] = Field(
+        None, description="further condition on the event's fields (JSON, see Filters)"
+    )
+    ordered_by: Literal["message", "recipient"] | None = Field(
+        None,
+        description="`message` or `recipient`: the events of one arrive one after the other, by time",
+    )
     envelope: Literal["mailjet", "jethook", "cloudevents"] = Field(
         "mailjet", description="shape of the body: `mailjet`, `jethook` or `cloudevents`"
     )
     secrets: Annotated[tuple[SigningSecret, ...], BeforeValidator(_split_list)] = Field(
-        (), description="Standard Webhooks secrets (`whsec_…`); every one signs, so they can rotate"
+        (),
+        description="Standard Webhooks secrets (`whsec_…`, `whsk_…` for Ed25519); every one signs, so they can rotate",
     )
     headers: Annotated[dict[str, SecretStr], BeforeValidator(_json_object), AfterValidator(_header_names)] = Field(
         {}, description="JSON object of extra request headers"
     )
+    ca_file: str | None = Field(
+        None, description="PEM file of the authorities to trust in place of the system's, also for an https:// proxy"
+    )
+    client_cert_file: str | None = Field(None, description="PEM file of the client certificate and its chain")
+    client_key_file: str | None = Field(None, description="PEM file of its key, without a passphrase")
+    proxy: Annotated[str | None, AfterValidator(lambda v: v and _proxy_url(v))] = Field(
+        None, description="http:// or https:// proxy, also towards the token endpoint", json_schema_extra=FROM_FILE
+    )
+    oauth_token_url: Annotated[str | None, AfterValidator(lambda v: v and _token_url(v))] = Field(
+        None, description="token endpoint; set: a bearer token by OAuth2 client credentials goes with each request"
+    )
+    oauth_client_id: str | None = Field(None, description="client at the token endpoint", json_schema_extra=FROM_FILE)
+    oauth_client_secret: Annotated[SecretStr, AfterValidator(_not_empty)] | None = Field(None, description="its secret")
+    oauth_scope: str | None = Field(None, description="scopes to ask for, separated by spaces")
+    oauth_audience: str | None = Field(None, description="`audience` to ask for, where the endpoint wants one")
+    oauth_auth_method: Literal["basic", "post"] = Field(
+        "basic", description="how the client authenticates: HTTP `basic`, or `post` in the form"
+    )
+    batch_size: int = Field(1, ge=1, le=1000, description="above 1: arrays of up to that many events")
+    batch_linger_seconds: SecondsOrNone = Field(0.5, description="longest wait for a batch to fill")
     concurrency: int = Field(16, ge=1, le=1000, description="requests under way at once")
+    rate_per_second: Seconds | None = Field(None, description="requests a second of one replica; unset: no limit")
     connect_timeout_seconds: Seconds = Field(5.0, description="wait for a connection")
     timeout_seconds: Seconds = Field(15.0, description="wait for the whole answer, body included")
     retry_schedule_seconds: Annotated[tuple[SecondsOrNone, ...], BeforeValidator(_split_list)] = Field(
@@ -226,6 +272,9 @@ class SinkSettings(_Group):
     )
     min_backoff_seconds: SecondsOrNone = Field(
         60.0, description="least wait after a timeout or a 429; a shorter schedule is lengthened to it"
+    )
+    client_error_tries: int = Field(
+        3, ge=1, description="tries of a delivery that the sink answers with a 4xx other than 408, 425 and 429"
     )
     breaker_failures: int = Field(10, ge=1, description="failures in a row that open the breaker")
     breaker_cooldown_seconds: Seconds = Field(
@@ -322,6 +371,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, env_file: Path | 
             continue  # JETHOOK_CONNECTIONS__DEFAULT__… wins, whichever came first
         variables[path] = variable
         _put(tree, path, value)
+    faults += _way_faults(tree.get("sinks", {}))
     try:
         settings = Settings(**tree)
     except ValidationError as error:
@@ -555,6 +605,49 @@ def _name_faults(
                     f"{PREFIX}SINKS__{name.upper()}__WEBHOOKS: no webhook {webhook!r} is configured"
                     f" (configured: {', '.join(sorted(webhooks)) or 'default'})"
                 )
+
+
+# --- how a sink is reached -------------------------------------------------------------------------------------------
+
+_OAUTH_NEEDED = ("oauth_token_url", "oauth_client_id", "oauth_client_secret")
+
+
+def _way_faults(sinks: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Files and combinations that do not fit, from the unchecked tree, so that a fault elsewhere does not hide them."""
+    for name, sink in sinks.items():
+        for setting, text in (*_tls_faults(sink), *_oauth_faults(sink)):
+            yield f"{PREFIX}SINKS__{name.upper()}__{setting}: {text}"
+
+
+def _tls_faults(sink: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(last part of the variable, sentence). Reads the files."""
+    cert, key = sink.get("client_cert_file"), sink.get("client_key_file")
+    for ca, cert_or_none, key_or_none in ((sink.get("ca_file"), None, None), (None, cert, key)):
+        if ca or cert_or_none or key_or_none:
+            try:
+                tls.client_context(ca_file=ca, cert_file=cert_or_none, key_file=key_or_none)
+            except tls.BadTlsFile as fault:
+                yield fault.setting, str(fault)
+    if cert and str(sink.get("url", "")).lower().startswith("http://"):
+        yield tls.CERT_FILE, "needs a URL that starts with https://"
+
+
+def _oauth_faults(sink: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    given = [name for name in sink if name.startswith("oauth_")]
+    if not given:
+        return
+    for name in _OAUTH_NEEDED:
+        if name not in sink:
+            yield name.upper(), f"is required with {given[0].upper()}"
+    if '"authorization"' in str(sink.get("headers", "")).lower() or "@" in _netloc(str(sink.get("url", ""))):
+        yield "OAUTH_TOKEN_URL", "HEADERS or URL give credentials too; a request can carry one kind"
+
+
+def _netloc(url: str) -> str:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""
 
 
 # --- the reference ---------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ CloudEvents 1.0 in structured mode. Source: cloudevents/spec:cloudevents/formats
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from app.dispatch.service import Job
@@ -24,16 +25,35 @@ def body_of(job: Job, envelope: Envelope) -> tuple[bytes, str]:
     return dump(cloud_event(view)), "application/cloudevents+json"
 
 
+def batch_body_of(jobs: Sequence[Job], envelope: Envelope) -> tuple[bytes, str]:
+    """(body, content type) of several deliveries in one request, in their order."""
+    if envelope == "mailjet":
+        return b"[" + b",".join(job.event[-1].encode() for job in jobs) + b"]", "application/json"
+    views = [view_of_values(job.event) for job in jobs]
+    if envelope == "jethook":
+        return dump({"events": views}), "application/json"
+    return dump([cloud_event(view) for view in views]), "application/cloudevents-batch+json"
+
+
 def cloud_event(view: dict[str, Any]) -> dict[str, Any]:
     event: dict[str, Any] = {
         "specversion": "1.0",
         "id": view["id"],
         "source": f"/webhooks/{view['webhook']}",
-        "type": f"com.mailjet.email.{view['type']}",
+        "type": _attribute(f"com.mailjet.email.{view['type']}"),
         "time": view["occurred_at"],
         "datacontenttype": "application/json",
         "data": view,
     }
     if view["message_id"] is not None:
-        event["subject"] = view["message_id"]
+        event["subject"] = _attribute(view["message_id"])
     return event
+
+
+def _attribute(text: str) -> str:
+    """What the specification lets an attribute hold: no control characters and no noncharacters."""
+    return "".join("\ufffd" if _is_forbidden(ord(c)) else c for c in text)
+
+
+def _is_forbidden(code: int) -> bool:
+    return code < 0x20 or 0x7F <= code <= 0x9F or 0xFDD0 <= code <= 0xFDEF or code & 0xFFFE == 0xFFFE

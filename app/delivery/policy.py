@@ -9,6 +9,7 @@ from app.models import AttemptOutcome, DeliveryState
 
 MAX_RETRY_AFTER_SECONDS = 3600.0
 JITTER_SHARE = 0.2  # added, never taken off: a schedule is a promise of the least wait
+LONGEST_WAIT_SECONDS = 10 * 365 * 86_400.0  # what a schedule may ask for and a database column still holds
 CLIENT_ERROR_TRIES = 3  # a sink that says the request is wrong is mended by people, not by a day of repeats
 RETRYABLE_4XX = frozenset({408, 425, 429})
 
@@ -33,6 +34,7 @@ def decide(
     min_backoff: float = 0.0,
     retry_after: float | None = None,
     wish: str | None = None,
+    client_error_tries: int = CLIENT_ERROR_TRIES,
     jitter: float = 0.0,
 ) -> Decision:
     """Choose the next state after attempt number `attempt` of the schedule, counted from 1.
@@ -40,17 +42,19 @@ def decide(
     `schedule[n - 1]` is the wait after attempt n, so a delivery is tried at most `len(schedule) + 1` times. `jitter`
     is a share from 0 to 1 of the jitter allowed. `retry_after` (seconds) lengthens a wait, at most to one hour, and
     never shortens it. `wish` is the answer's `webhook-delivery` header (Standard Webhooks): `disable` and a 410 pause
-    the sink, whose deliveries wait; `abort-message` ends this one.
+    the sink, whose deliveries wait (one that it took with a 2xx is delivered all the same); `abort-message` ends this
+    one.
     """
+    no_more = "the sink asked for no more (webhook-delivery: disable)" if wish == "disable" else None
     if outcome is AttemptOutcome.SUCCESS:
-        return Decision(DeliveryState.DELIVERED)
-    if status == 410 or wish == "disable":
-        reason = "the sink answered 410" if status == 410 else "the sink asked for no more (webhook-delivery: disable)"
+        return Decision(DeliveryState.DELIVERED, pause_sink=no_more is not None, reason=no_more)
+    if status == 410 or no_more is not None:
+        reason = "the sink answered 410" if status == 410 else no_more
         return Decision(DeliveryState.PENDING, retry_in_seconds=0.0, pause_sink=True, counts=False, reason=reason)
     if wish == "abort-message":
         return Decision(DeliveryState.DEAD, reason="the sink refused this message (webhook-delivery: abort-message)")
-    if _is_client_error(status) and attempt >= CLIENT_ERROR_TRIES:
-        return Decision(DeliveryState.DEAD, reason=f"the sink answered {status} {attempt} times")
+    if _is_client_error(status) and attempt >= client_error_tries:
+        return Decision(DeliveryState.DEAD, reason=f"the sink answered {status} at try {attempt}")
     if attempt > len(schedule):
         return Decision(DeliveryState.DEAD, reason="the retry schedule is used up")
     wait = schedule[attempt - 1]
@@ -59,7 +63,7 @@ def decide(
     wait *= 1 + JITTER_SHARE * jitter
     if retry_after is not None:
         wait = max(wait, min(retry_after, MAX_RETRY_AFTER_SECONDS))
-    return Decision(DeliveryState.PENDING, retry_in_seconds=wait)
+    return Decision(DeliveryState.PENDING, retry_in_seconds=min(wait, LONGEST_WAIT_SECONDS))
 
 
 def _is_client_error(status: int | None) -> bool:

@@ -6,7 +6,7 @@ repair; a holder that comes late finds another token and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from app.db import chunks, insert_missing
+from app.db import chunks, insert_missing, run_driver_sql
 from app.dispatch.service import Job
 from app.errors import Conflict, DeliveryNotFound
 from app.models import Attempt, Delivery, DeliveryState, Event, Priority
@@ -40,6 +40,17 @@ class ClaimRequest:
     now: datetime
     lease_until: datetime
     lease_token: str
+    is_ordered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNote:
+    """The claimed deliveries of one sink that are about to go out as one batch."""
+
+    sink: str
+    event_ids: tuple[str, ...]
+    batch_id: str
+    lease_token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +68,15 @@ class Completion:
     settled_micros: int | None
     last_status: int | None
     last_error: str | None
+    batch_id: str | None
     attempt: tuple[Any, ...] | None
 
 
 def claim_due(connection: Connection, request: ClaimRequest) -> list[Job]:
-    """Take due deliveries, oldest first; what another process is taking at this moment is passed over."""
+    """Take due deliveries, oldest first; what another process is taking at this moment is passed over.
+
+    Of a batch that was formed before, all members are taken, so the list can be longer than the limit.
+    """
     due = (
         sa.select(_deliveries.c.event_id)
         .where(
@@ -74,24 +89,74 @@ def claim_due(connection: Connection, request: ClaimRequest) -> list[Job]:
         .limit(request.limit)
         .with_for_update(skip_locked=True)  # SQLite, a single writer, drops it
     )
+    if request.is_ordered:
+        due = due.where(sa.not_(_has_earlier()))
+    # Not a plain subquery: PostgreSQL may run that again for each row it joins, and so claim more than the limit.
+    chosen = due.cte("due")
+    rows = _take(connection, request, _deliveries.c.event_id.in_(sa.select(chosen.c.event_id)))
+    batches = {row.batch_id for row in rows if row.batch_id is not None}
+    if batches:
+        rest = sa.and_(
+            _deliveries.c.batch_id.in_(sorted(batches)),
+            _deliveries.c.state == DeliveryState.PENDING.value,
+            sa.func.coalesce(_deliveries.c.lease_token, "") != request.lease_token,
+        )
+        rows = [*rows, *_take(connection, request, rest)]
+    rows.sort(key=lambda row: str(row.event_id))  # in the order of the events' times: RETURNING has none
+    events = _events_by_id(connection, [row.event_id for row in rows])
+    return [_job(row, request.sink, events[row.event_id]) for row in rows if row.event_id in events]
+
+
+def _take(connection: Connection, request: ClaimRequest, which: sa.ColumnElement[bool]) -> list[Row[Any]]:
     taken = (
         sa.update(_deliveries)
-        .where(_deliveries.c.sink == request.sink, _deliveries.c.event_id.in_(due.scalar_subquery()))
+        .where(_deliveries.c.sink == request.sink, which)
         .values(next_attempt_at=request.lease_until, lease_token=request.lease_token)
         .returning(
             _deliveries.c.event_id, _deliveries.c.webhook, _deliveries.c.type, _deliveries.c.attempt_count,
-            _deliveries.c.schedule_step, _deliveries.c.priority, _deliveries.c.replay,
+            _deliveries.c.schedule_step, _deliveries.c.priority, _deliveries.c.replay, _deliveries.c.batch_id,
         )
     )  # fmt: skip
-    rows = connection.execute(taken).all()
-    events = _events_by_id(connection, [row.event_id for row in rows])
-    return [_job(row, request.sink, events[row.event_id]) for row in rows if row.event_id in events]
+    return list(connection.execute(taken).all())
+
+
+def _has_earlier() -> sa.Exists:
+    """Is an earlier event of the same key still owed to the sink?"""
+    earlier = _deliveries.alias("earlier")
+    return (
+        sa.select(sa.literal(1))
+        .select_from(earlier)
+        .where(
+            earlier.c.sink == _deliveries.c.sink,
+            earlier.c.order_key == _deliveries.c.order_key,
+            earlier.c.order_key.is_not(None),
+            earlier.c.state == sa.literal_column("'pending'"),
+            earlier.c.event_id < _deliveries.c.event_id,
+        )
+        .correlate(_deliveries)
+        .exists()
+    )
+
+
+def note_batch(connection: Connection, note: BatchNote) -> None:
+    """Write a batch's id to its members, before it is first sent."""
+    for chunk in chunks(note.event_ids, 512):
+        connection.execute(
+            sa.update(_deliveries)
+            .where(
+                _deliveries.c.sink == note.sink,
+                _deliveries.c.event_id.in_(chunk),
+                _deliveries.c.lease_token == note.lease_token,
+            )
+            .values(batch_id=note.batch_id)
+        )
 
 
 def _job(row: Row[Any], sink: str, event: tuple[Any, ...]) -> Job:
     return Job(
         event_id=row.event_id, sink=sink, webhook=row.webhook, type=row.type, event=event,
         attempt_count=row.attempt_count, schedule_step=row.schedule_step, priority=row.priority, replay=row.replay,
+        batch_id=row.batch_id,
     )  # fmt: skip
 
 
@@ -108,27 +173,38 @@ def _events_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, tuple
     return found
 
 
-def renew(connection: Connection, *, sinks: Iterable[str], lease_token: str, until: datetime) -> int:
-    """Prolong every lease of `lease_token`; the number of deliveries held."""
-    held = 0
-    for sink in sinks:
-        statement = (
-            sa.update(_deliveries)
-            .where(
-                _deliveries.c.sink == sink,
-                _deliveries.c.state == sa.literal_column("'pending'"),
-                _deliveries.c.priority.in_([p.value for p in Priority]),
-                _deliveries.c.next_attempt_at <= until,
-                _deliveries.c.lease_token == lease_token,
+def renew(connection: Connection, *, held: Mapping[str, Iterable[str]], lease_token: str, until: datetime) -> int:
+    """Prolong the leases of `lease_token` on what is held, sink -> event ids; the number prolonged.
+
+    By name and not by token: a row that bears our token and is in nobody's hand (a commit whose answer got lost) must
+    become due. And by the primary key, where a backlog of due rows costs nothing.
+    """
+    renewed = 0
+    for sink, ids in sorted(held.items()):
+        for chunk in chunks(sorted(ids), 256):
+            statement = (
+                sa.update(_deliveries)
+                .where(
+                    _deliveries.c.sink == sink,
+                    _deliveries.c.event_id.in_(chunk),
+                    _deliveries.c.state == DeliveryState.PENDING.value,
+                    _deliveries.c.lease_token == lease_token,
+                )
+                .values(next_attempt_at=until)
             )
-            .values(next_attempt_at=until)
-        )
-        held += connection.execute(statement).rowcount
-    return held
+            renewed += connection.execute(statement).rowcount
+    return renewed
 
 
 def next_due(connection: Connection, sinks: Iterable[str]) -> dict[tuple[str, int], datetime]:
     """(sink, priority) -> when its first pending delivery is due; two without any are left out."""
+    found: dict[tuple[str, int], datetime] = {}
+    for some in chunks(list(sinks)):  # SQLite joins no more than 500 selects
+        found |= _next_due(connection, some)
+    return found
+
+
+def _next_due(connection: Connection, sinks: Sequence[str]) -> dict[tuple[str, int], datetime]:
     first = [
         sa.select(
             sa.literal(sink).label("sink"),
@@ -147,8 +223,6 @@ def next_due(connection: Connection, sinks: Iterable[str]) -> dict[tuple[str, in
         for sink in sinks
         for priority in Priority
     ]
-    if not first:
-        return {}
     rows = connection.execute(sa.union_all(*first))
     return {(row.sink, row.priority): row.at for row in rows if row.at is not None}
 
@@ -158,17 +232,17 @@ def record_completions(connection: Connection, completions: Sequence[Completion]
     insert_missing(connection, _attempts, ATTEMPT_COLUMNS, [c.attempt for c in completions if c.attempt is not None])
     for chunk in chunks(completions):
         values = [value for c in chunk for value in _values_of(c)]
-        connection.exec_driver_sql(_completion_sql(len(chunk), connection.dialect.name), tuple(values))
+        run_driver_sql(connection, _completion_sql(len(chunk), connection.dialect.name), tuple(values)).close()
 
 
 def _values_of(c: Completion) -> tuple[Any, ...]:
     return (
         c.event_id, c.sink, c.lease_token, c.state.value, int(c.priority), c.attempt_count, c.schedule_step,
-        c.next_attempt_micros, c.settled_micros, c.last_status, c.last_error,
+        c.next_attempt_micros, c.settled_micros, c.last_status, c.last_error, c.batch_id,
     )  # fmt: skip
 
 
-_COMPLETION_TYPES = ("text", "text", "text", "text", "bigint", "bigint", "bigint", "bigint", "bigint", "bigint", "text")
+_COMPLETION_TYPES = ("text",) * 4 + ("bigint",) * 6 + ("text",) * 2
 
 
 @lru_cache(maxsize=64)
@@ -176,12 +250,13 @@ def _completion_sql(rows: int, dialect: str) -> str:
     mark = "?" if dialect == "sqlite" else "%s"
     # A column of NULLs alone would be text to PostgreSQL.
     row = "(" + ", ".join(f"CAST({mark} AS {kind})" for kind in _COMPLETION_TYPES) + ")"
-    names = "event_id, sink, token, state, priority, attempts, step, next_at, settled_at, status, error"
+    names = "event_id, sink, token, state, priority, attempts, step, next_at, settled_at, status, error, batch"
+    values = ", ".join([row] * rows)
     return (
-        f"WITH v ({names}) AS (VALUES {', '.join([row] * rows)}) "  # noqa: S608  our own words and marks
+        f"WITH v ({names}) AS (VALUES {values}) "  # noqa: S608  our own words and marks
         "UPDATE deliveries SET state = v.state, priority = v.priority, attempt_count = v.attempts, "
         "schedule_step = v.step, next_attempt_at = v.next_at, lease_token = NULL, settled_at = v.settled_at, "
-        "last_status = v.status, last_error = v.error FROM v "
+        "last_status = v.status, last_error = v.error, batch_id = v.batch FROM v "
         "WHERE deliveries.event_id = v.event_id AND deliveries.sink = v.sink "
         "AND deliveries.state = 'pending' AND deliveries.lease_token = v.token"
     )
@@ -204,6 +279,7 @@ def retry(connection: Connection, event_id: str, sink: str, now: datetime) -> No
         "next_attempt_at": now,
         "lease_token": None,
         "settled_at": None,
+        "batch_id": None,
     }
     leased = sa.and_(
         _deliveries.c.state == DeliveryState.PENDING.value,

@@ -8,26 +8,34 @@ refuses and a certificate that does not fit.
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
-import ssl
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from types import SimpleNamespace
-from typing import Any
+from functools import partial
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
+from app.delivery.oauth import TokenFailure, TokenSource
 from app.delivery.policy import outcome_of_status
+from app.delivery.transport import Progress, Transport
 from app.models import AttemptOutcome
 from app.settings import SinkSettings
+from app.views import clean
 
 MAX_ANSWER_BYTES = 64 * 1024  # read, then the connection is closed and the status counts
 KEPT_ANSWER_CHARS = 1024
+MAX_ERROR_CHARS = 300
+REUSE_SECONDS = 1.0  # a connection that was closed before we reused it shows that within a round trip
+# What a configured header may not say: our words, and how the request is framed.
+OUR_HEADERS = frozenset({"content-type", "user-agent", "idempotency-key", "content-length", "transfer-encoding"})
+OUR_PREFIXES = ("webhook-", "x-jethook-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,69 +49,135 @@ class AttemptResult:
     response_excerpt: str | None = None
     retry_after: float | None = None
     wish: str | None = None
+    is_our_fault: bool = False  # nothing was sent, and it says nothing about the sink
 
 
 class SinkSender:
-    """Posts to one sink; made on the event loop, closed with `close()`."""
+    """Posts to one sink; made on the event loop, closed with `close()`. Raises tls.BadTlsFile."""
 
     def __init__(self, sink: SinkSettings) -> None:
-        self._url = sink.url
-        self._headers = {name: value.get_secret_value() for name, value in sink.headers.items()}
+        configured = {name: value.get_secret_value() for name, value in sink.headers.items()}
+        self._url, self._headers = _address(sink.url, configured)
+        self._sink = sink
         self._resolver = _OwnThreadsResolver()
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_reuseconn.append(_note_reuse)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=sink.concurrency, resolver=self._resolver, ttl_dns_cache=30, keepalive_timeout=30
-            ),
-            timeout=aiohttp.ClientTimeout(total=sink.timeout_seconds, sock_connect=sink.connect_timeout_seconds),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,  # a small answer may unpack to a large one
-            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
-            trace_configs=[trace],
+        self._transport = Transport(
+            ca_file=sink.ca_file, client_cert_file=sink.client_cert_file, client_key_file=sink.client_key_file,
+            proxy=sink.proxy,
+        )  # fmt: skip
+        self._times = {"total_seconds": sink.timeout_seconds, "connect_seconds": sink.connect_timeout_seconds}
+        self._session = self._open_session(keep_alive=True)
+        self._tokens = self._token_source()
+        self._fresh: aiohttp.ClientSession | None = None
+
+    def _open_session(self, *, keep_alive: bool) -> aiohttp.ClientSession:
+        return self._transport.open_session(
+            resolver=self._resolver, limit=self._sink.concurrency, keep_alive=keep_alive, **self._times
         )
 
+    def _token_source(self) -> TokenSource | None:
+        sink = self._sink
+        if not (sink.oauth_token_url and sink.oauth_client_id and sink.oauth_client_secret):
+            return None
+        return TokenSource(
+            sink.oauth_token_url, sink.oauth_client_id, sink.oauth_client_secret.get_secret_value(),
+            open_session=partial(self._transport.open_token_session, resolver=self._resolver, **self._times),
+            classify=self._transport.classify, scope=sink.oauth_scope, audience=sink.oauth_audience,
+            auth_method=sink.oauth_auth_method,
+        )  # fmt: skip
+
     async def send(self, body: bytes, headers: Mapping[str, str]) -> AttemptResult:
-        """One attempt; our headers win over the configured ones. Never raises but for cancellation."""
+        """One attempt; our headers win over the configured ones. Never raises but for cancellation.
+
+        A token that the sink refuses is replaced, and the request repeated, once within the attempt.
+        """
         started = time.perf_counter()
-        trace = SimpleNamespace(reused=False)
+        if self._tokens is None:
+            return await self._try(body, headers, started)
         try:
-            return await self._post(body, headers, started, trace)
-        except aiohttp.ServerDisconnectedError:
-            if not trace.reused:
-                return _failure(AttemptOutcome.CONNECT, "the sink closed the connection without an answer", started)
+            token = await self._tokens.token()
+            result = await self._try(body, {**headers, "authorization": f"Bearer {token}"}, started)
+            if result.status == 401:
+                self._tokens.invalidate(token)
+                token = await self._tokens.token()
+                result = await self._try(body, {**headers, "authorization": f"Bearer {token}"}, started)
+        except TokenFailure as failure:
+            wait = retry_after_seconds(failure.retry_after, datetime.now(UTC))
+            return _failure(failure.outcome, failure.text, started, retry_after=wait)
+        return result
+
+    async def _try(self, body: bytes, headers: Mapping[str, str], started: float) -> AttemptResult:
+        progress, sent = Progress(), time.perf_counter()
+        try:
+            return await self._post(self._session, body, headers, started, progress)
         except Exception as error:  # noqa: BLE001  every fault of a sink is a value
-            outcome, text = classify(error)
-            if not (trace.reused and isinstance(error, aiohttp.ClientOSError)):
-                return _failure(outcome, text, started)
-        # The sink had closed an idle connection before we reused it: it never saw the request.
+            if not _closed_before_reuse(error, progress, time.perf_counter() - sent):
+                return _failure(*self._transport.classify(error, self._url, progress), started)
+        # The sink had closed an idle connection before we reused it: it never saw the request. Its other idle
+        # connections are likely closed as well, so this one is new.
+        if self._fresh is None:
+            self._fresh = self._open_session(keep_alive=False)
+        progress = Progress()
         try:
-            return await self._post(body, headers, started, SimpleNamespace(reused=False))
+            return await self._post(self._fresh, body, headers, started, progress)
         except Exception as error:  # noqa: BLE001
-            outcome, text = classify(error)
-            return _failure(outcome, text, started)
+            return _failure(*self._transport.classify(error, self._url, progress), started)
 
     async def close(self) -> None:
+        if self._tokens is not None:
+            await self._tokens.close()
         await self._session.close()
+        if self._fresh is not None:
+            await self._fresh.close()
         await self._resolver.close()
 
     async def _post(
-        self, body: bytes, headers: Mapping[str, str], started: float, trace: SimpleNamespace
-    ) -> AttemptResult:
-        async with self._session.post(
-            self._url, data=body, headers={**self._headers, **headers}, allow_redirects=False, trace_request_ctx=trace
-        ) as response:
+        self, session: aiohttp.ClientSession, body: bytes, headers: Mapping[str, str], started: float,
+        progress: Progress,
+    ) -> AttemptResult:  # fmt: skip
+        async with session.post(
+            self._url, data=body, headers={**self._headers, **headers}, allow_redirects=False,
+            trace_request_ctx=progress,
+        ) as response:  # fmt: skip
             answer = await _read_some(response)
+            if (fault := self._transport.refusal(self._url, response.status)) is not None:
+                return _failure(*fault, started)
+            who = self._transport.answerer(self._url, response.status)
             outcome = outcome_of_status(response.status)
             return AttemptResult(
                 outcome=outcome,
                 status=response.status,
-                error=None if outcome is AttemptOutcome.SUCCESS else f"the sink answered {response.status}",
+                error=None if outcome is AttemptOutcome.SUCCESS else f"{who} answered {response.status}",
                 duration_ms=_since(started),
                 response_excerpt=excerpt(answer),
                 retry_after=retry_after_seconds(response.headers.get("retry-after"), datetime.now(UTC)),
                 wish=response.headers.get("webhook-delivery", "").strip().lower() or None,
             )
+
+
+def _address(url: str, configured: Mapping[str, str]) -> tuple[URL | str, dict[str, str]]:
+    """(URL without credentials, the headers to add to ours). A configured `Authorization` goes before the URL's user
+    and password. Header names are compared without regard to case, so that none is sent twice."""
+    headers = {
+        name: value for name, value in configured.items()
+        if name.lower() not in OUR_HEADERS and not name.lower().startswith(OUR_PREFIXES)
+    }  # fmt: skip
+    try:
+        parsed = URL(url)
+    except ValueError:
+        return url, headers  # aiohttp says what is wrong with it, attempt by attempt
+    if parsed.raw_user is None and parsed.raw_password is None:
+        return parsed, headers
+    if not any(name.lower() == "authorization" for name in headers):
+        # UTF-8 as browsers and RFC 7617 have it; aiohttp by itself refuses what is not in Latin-1.
+        user = f"{parsed.user or ''}:{parsed.password or ''}".encode()
+        headers["authorization"] = "Basic " + base64.b64encode(user).decode()
+    return parsed.with_user(None), headers
+
+
+def _closed_before_reuse(error: Exception, progress: Progress, seconds: float) -> bool:
+    """Later than a round trip, the sink may well have read the request: that is a failed attempt."""
+    broken = isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
+    return broken and progress.reused and seconds < REUSE_SECONDS
 
 
 async def _read_some(response: aiohttp.ClientResponse) -> bytes:
@@ -122,7 +196,9 @@ async def _read_some(response: aiohttp.ClientResponse) -> bytes:
             if size >= MAX_ANSWER_BYTES:
                 response.close()
                 break
-    except aiohttp.ClientPayloadError:
+    except TimeoutError:
+        raise
+    except aiohttp.ClientError:
         response.close()
     return b"".join(parts)[:MAX_ANSWER_BYTES]
 
@@ -140,7 +216,7 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
         return None
     value = value.strip()
     if value.isascii() and value.isdigit():
-        return float(value[:9])
+        return float(value)  # thousands of digits are infinity; `decide` has a limit
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):
@@ -149,38 +225,19 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
     return max(0.0, (moment - now).total_seconds())
 
 
-def classify(error: BaseException) -> tuple[AttemptOutcome, str]:
-    """(label, sentence) of a failed try. The sentence names no header and no address of ours."""
-    match error:
-        case TimeoutError():
-            return AttemptOutcome.TIMEOUT, "no whole answer within the time limit"
-        case aiohttp.ClientConnectorDNSError():
-            return AttemptOutcome.DNS, "the sink's host name does not resolve"
-        case aiohttp.ClientConnectorCertificateError():
-            return AttemptOutcome.TLS, f"the sink's certificate is not accepted: {error.certificate_error}"[:300]
-        case aiohttp.ClientSSLError() | ssl.SSLError():
-            return AttemptOutcome.TLS, f"TLS failed: {error.strerror or type(error).__name__}"[:300]
-        case aiohttp.InvalidURL():
-            return AttemptOutcome.INVALID, "the sink's URL cannot be used"
-        case aiohttp.ClientResponseError():
-            return AttemptOutcome.INVALID, f"the answer is not HTTP: {error.message}"[:300]
-        case aiohttp.ClientOSError() | OSError():
-            return AttemptOutcome.CONNECT, f"no connection: {error.strerror or type(error).__name__}"[:300]
-        case aiohttp.ClientError():
-            return AttemptOutcome.CONNECT, f"the connection broke: {type(error).__name__}"
-    return AttemptOutcome.INVALID, f"the request cannot be sent: {type(error).__name__}"
+def _failure(outcome: AttemptOutcome, text: str, started: float, *, retry_after: float | None = None) -> AttemptResult:
+    return AttemptResult(
+        outcome=outcome, status=None, error=one_line(text), duration_ms=_since(started), retry_after=retry_after
+    )
 
 
-def _failure(outcome: AttemptOutcome, text: str, started: float) -> AttemptResult:
-    return AttemptResult(outcome=outcome, status=None, error=text, duration_ms=_since(started))
+def one_line(text: str) -> str:
+    """A sentence that every database and log takes, whatever bytes of a broken answer it repeats."""
+    return " ".join((clean(text) or "").split())[:MAX_ERROR_CHARS]
 
 
 def _since(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 3)
-
-
-async def _note_reuse(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
-    context.trace_request_ctx.reused = True
 
 
 class _OwnThreadsResolver(AbstractResolver):

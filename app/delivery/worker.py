@@ -1,58 +1,45 @@
 """Who should hear -> heard: takes claimed deliveries, sends them, decides, records.
 
-`Relay` is the process's worker. Each sink has a `SinkRunner` of its own, with its own slots, breaker and share of
-memory, so a sink that hangs or refuses is felt by no other. First attempts go before retries, retries before replays.
+`Relay` is the process's worker: it claims due deliveries for every sink, keeps the leases, writes what came of them,
+and hands fresh ones over from ingest. What is one sink's own is in `runner.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
-import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, timedelta
-from functools import partial
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import orjson
 import structlog
 from sqlalchemy.engine import Connection
 
-from app import __version__
-from app.clock import EPOCH, to_micros, utc_now
+from app.clock import EPOCH, utc_now
 from app.db import Database
 from app.delivery import queue
-from app.delivery.breaker import Breaker, BreakerState
-from app.delivery.envelope import body_of
-from app.delivery.policy import Decision, decide
-from app.delivery.queue import ClaimRequest, Completion
-from app.delivery.sender import AttemptResult, SinkSender
-from app.delivery.signing import signature_header
+from app.delivery.queue import BatchNote, ClaimRequest, Completion
+from app.delivery.runner import GIVE_BACK_SECONDS, SinkRunner
 from app.dispatch import sink_states
 from app.dispatch.service import Job
 from app.group_commit import GroupCommit, Lane
 from app.metrics import Metrics
-from app.models import AttemptOutcome, DeliveryState, Priority
-from app.settings import SinkSettings, signing_key
-from app.views import EVENT_COLUMNS
+from app.settings import SinkSettings
 
 log = structlog.get_logger(__name__)
 
 LEASE_SECONDS = 12.0  # after a crash others take over within 15 seconds
-RENEW_SECONDS = 4.0
+RENEW_SECONDS = 3.0
+RENEW_AGAIN_SECONDS = 0.5
 POLL_SECONDS = 1.0  # what other processes made due; our own is known without asking
 GAUGE_SECONDS = 10.0
-HELD_PER_QUEUE = 1000  # deliveries of one sink and priority in memory; the others wait in the table
-CLAIM_AT_ONCE = 250
 STOP_SECONDS = 8.0  # for requests under way when the service stops
-
-Monotonic = Callable[[], float]
+NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class Relay:
-    """The deliveries of this process; implements `dispatch.service.Handover`."""
+    """The deliveries of this process; implements `dispatch.service.Handover` and `runner.Outbox`."""
 
     def __init__(
         self, sinks: Mapping[str, SinkSettings], *, database: Database, commits: GroupCommit, metrics: Metrics
@@ -60,12 +47,16 @@ class Relay:
         self.lease_token = secrets.token_hex(16)
         self._database = database
         self._claims: Lane[ClaimRequest, list[Job]] = commits.lane(_Claims())
-        self.completions: Lane[Completion, None] = commits.lane(_Completions())
+        self._batches: Lane[BatchNote, None] = commits.lane(_Batches())
+        self._completions: Lane[Sequence[Completion], None] = commits.lane(_Completions())
+        # In the lane and not beside it: two transactions of ours over the same rows could lock each other out.
+        self._renewals: Lane[Renewal, None] = commits.lane(_Renewals())
         self.metrics = metrics
         self.runners = {name: SinkRunner(name, sink, self) for name, sink in sinks.items()}
         self._wake = asyncio.Event()
-        self._wake_at = EPOCH
+        self._wake_at = NEVER
         self._tasks: list[asyncio.Task[None]] = []
+        self._claiming: asyncio.Task[None] | None = None
         self._stopping = False
         self.sink_results: dict[str, dict[str, Any]] = {}
 
@@ -78,7 +69,7 @@ class Relay:
         return now_micros + int(LEASE_SECONDS * 1_000_000)
 
     def accept(self, job: Job) -> None:
-        self.runners[job.sink].add(job)
+        self.runners[job.sink].accept(job)
 
     def release(self, sink: str) -> None:
         self.runners[sink].release()
@@ -91,28 +82,51 @@ class Relay:
         await self._refresh_pauses()
         for loop in (self._claim_loop, self._renew_loop, self._gauge_loop):
             self._tasks.append(asyncio.create_task(loop(), name=f"relay-{loop.__name__}"))
+        self._claiming = self._tasks[0]
 
-    async def stop(self) -> None:
-        """Finish what is under way, give back the rest; nothing is lost, and nobody waits for our leases."""
+    async def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Finish what is under way, give back the rest; nothing is lost, and nobody waits for our leases.
+
+        `seconds` for requests under way; it takes a few more at most.
+        """
         self._stopping = True
         for runner in self.runners.values():
             runner.stop_sending()
-        await asyncio.gather(*(runner.finish(STOP_SECONDS) for runner in self.runners.values()))
+        self.look_again()
+        if self._claiming is not None:  # a claim under way brings deliveries, which go back with the others
+            await asyncio.wait([self._claiming], timeout=GIVE_BACK_SECONDS)
+        await asyncio.gather(*(runner.finish(seconds) for runner in self.runners.values()))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(runner.close() for runner in self.runners.values()))
+        try:
+            await asyncio.wait_for(self._write_results(), GIVE_BACK_SECONDS)
+        except Exception as error:  # noqa: BLE001
+            log.warning("delivery.gauges_failed", error=type(error).__name__)
 
     def wake_at(self, moment: datetime) -> None:
         """Something may be claimed at `moment`: look then, not only at the next poll."""
         if moment < self._wake_at:
+            self._wake_at = moment
             self._wake.set()
 
     def look_again(self) -> None:
-        self._wake.set()
+        self.wake_at(EPOCH)
+
+    # --- Outbox ---
+
+    async def record(self, completions: Sequence[Completion]) -> None:
+        """One request's results, in one transaction: a batch is never half recorded."""
+        await _until_done(lambda: self._completions.submit(completions))
+
+    async def note_batch(self, note: BatchNote) -> None:
+        await _until_done(lambda: self._batches.submit(note))
 
     async def store(self, work: Callable[[Connection], None]) -> None:
         await _until_done(lambda: self._database.run_write(work))
+
+    # --- steering ---
 
     def snapshot(self, sink: str) -> dict[str, Any]:
         """What only this process knows of a sink."""
@@ -128,7 +142,7 @@ class Relay:
         if runner is not None:
             runner.breaker.reset()
             runner.set_paused(None, paused=False)
-            self._wake.set()
+            self.look_again()
 
     def paused(self, sink: str, reason: str | None) -> None:
         runner = self.runners.get(sink)
@@ -138,31 +152,39 @@ class Relay:
     # --- loops ---
 
     async def _claim_loop(self) -> None:
-        while True:
-            self._wake.clear()
+        while not self._stopping:
+            self._wake_at = NEVER  # from here on whoever asks to be looked at is heard, also while the round runs
             try:
-                self._wake_at = await self._claim_round()
+                again = await self._claim_round()
             except Exception as error:  # noqa: BLE001  the database comes back; the loop must be there then
                 log.warning("delivery.claim_failed", error=type(error).__name__)
-                self._wake_at = utc_now() + timedelta(seconds=POLL_SECONDS)
-            await _wait(self._wake, (self._wake_at - utc_now()).total_seconds())
+                again = utc_now() + timedelta(seconds=POLL_SECONDS)
+            self.wake_at(again)
+            while not self._stopping and (seconds := (self._wake_at - utc_now()).total_seconds()) > 0:
+                self._wake.clear()
+                await _wait(self._wake, seconds)
 
     async def _claim_round(self) -> datetime:
         """Claim what is due and has room; returns when to look again."""
-        due = await self._database.run_read(self._look)
+        changes = {name: runner.pause_changes for name, runner in self.runners.items()}
+        paused, due = await self._database.run_read(self._look)
+        self._follow_pauses(paused, changes)
         now = utc_now()
         again = now + timedelta(seconds=POLL_SECONDS)
         requests: list[ClaimRequest] = []
-        for (sink, priority), moment in due.items():
+        probed: set[str] = set()
+        for (sink, priority), moment in sorted(due.items()):
             runner = self.runners[sink]
             room = runner.room(priority)
-            if room <= 0:
+            if room <= 0 or sink in probed:
                 continue
             if moment > now:
                 again = min(again, moment)
                 continue
+            if not runner.is_closed:
+                probed.add(sink)  # one delivery of whatever priority, not one of each
             until = now + timedelta(seconds=LEASE_SECONDS)
-            requests.append(ClaimRequest(sink, priority, room, now, until, self.lease_token))
+            requests.append(ClaimRequest(sink, priority, room, now, until, self.lease_token, runner.is_ordered))
         claimed = await asyncio.gather(*(self._claim(request) for request in requests))
         return now if any(claimed) else again
 
@@ -170,36 +192,40 @@ class Relay:
         """True if there may be more where this came from."""
         jobs = await self._claims.submit(request)
         runner = self.runners[request.sink]
-        for job in jobs:
-            runner.add_claimed(job)
-        return len(jobs) == request.limit and runner.room(request.priority) > 0
+        runner.add_claimed(jobs)
+        return len(jobs) >= request.limit and runner.room(request.priority) > 0
 
-    def _look(self, connection: Connection) -> dict[tuple[str, int], datetime]:
+    def _look(self, connection: Connection) -> tuple[dict[str, str | None], dict[tuple[str, int], datetime]]:
+        """(paused sinks -> the reason, what is due next of the others); on a worker thread."""
         paused = sink_states.paused_sinks(connection)
+        return paused, queue.next_due(connection, [name for name in self.runners if name not in paused])
+
+    def _follow_pauses(self, paused: Mapping[str, str | None], changes: Mapping[str, int]) -> None:
+        """Do as the table says, but where a sink was paused or resumed here after the table was looked at."""
         for name, runner in self.runners.items():
-            runner.seen_paused = (name in paused, paused.get(name))
-        return queue.next_due(connection, [n for n, r in self.runners.items() if not r.seen_paused[0]])
+            if runner.pause_changes == changes[name]:
+                runner.follow(paused=name in paused, reason=paused.get(name))
 
     async def _refresh_pauses(self) -> None:
-        await self._database.run_read(self._look)
-        for runner in self.runners.values():
-            runner.apply_pause()
+        changes = {name: runner.pause_changes for name, runner in self.runners.items()}
+        paused = await self._database.run_read(sink_states.paused_sinks)
+        self._follow_pauses(paused, changes)
 
     async def _renew_loop(self) -> None:
+        known: dict[str, frozenset[str]] = {}
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            for runner in self.runners.values():
-                runner.apply_pause()
-            holding = [name for name, runner in self.runners.items() if runner.holds]
-            if not holding:
-                continue
-            until = utc_now() + timedelta(seconds=LEASE_SECONDS)
-            try:
-                await self._database.run_write(
-                    partial(queue.renew, sinks=holding, lease_token=self.lease_token, until=until)
-                )
-            except Exception as error:  # noqa: BLE001  tried again in four seconds; a lost lease costs a repeat
-                log.warning("delivery.renew_failed", error=type(error).__name__)
+            # What came since the last look has most of its lease before it; most of that is done by the next one.
+            before, known = known, {name: runner.held_ids for name, runner in self.runners.items()}
+            held = {name: still for name, ids in known.items() if (still := ids & before.get(name, frozenset()))}
+            while held:
+                renewal = Renewal(held, self.lease_token, utc_now() + timedelta(seconds=LEASE_SECONDS))
+                try:
+                    await self._renewals.submit(renewal)
+                    break
+                except Exception as error:  # noqa: BLE001  a lost lease costs a repeat at most
+                    log.warning("delivery.renew_failed", error=type(error).__name__)
+                    await asyncio.sleep(RENEW_AGAIN_SECONDS)
 
     async def _gauge_loop(self) -> None:
         while True:
@@ -209,10 +235,19 @@ class Relay:
                 log.debug("delivery.gauges_failed", error=type(error).__name__)
             await asyncio.sleep(GAUGE_SECONDS)
 
-    async def _write_gauges(self) -> None:
+    async def _write_results(self) -> None:
         results, self.sink_results = self.sink_results, {}
-        if results:
+        if not results:
+            return
+        try:
             await self._database.run_write(lambda c: sink_states.record_results(c, results))
+        except Exception:
+            for sink, news in results.items():
+                self.sink_results[sink] = news | self.sink_results.get(sink, {})
+            raise
+
+    async def _write_gauges(self) -> None:
+        await self._write_results()
         for sink, (pending, dead, overdue) in (await self._database.run_read(self._backlog)).items():
             self.metrics.deliveries.labels(sink, "pending").set(pending)
             self.metrics.deliveries.labels(sink, "dead").set(dead)
@@ -231,283 +266,6 @@ class Relay:
         }
 
 
-class SinkRunner:
-    """One sink's share of the worker. All of it runs on the event loop."""
-
-    def __init__(self, name: str, sink: SinkSettings, relay: Relay, *, clock: Monotonic = time.monotonic) -> None:
-        self.name = name
-        self.sink = sink
-        self.breaker = Breaker(sink.breaker_failures, sink.breaker_cooldown_seconds)
-        self.seen_paused: tuple[bool, str | None] = (False, None)
-        self._relay = relay
-        self._clock = clock
-        self._keys = [signing_key(secret.get_secret_value()) for secret in sink.secrets]
-        self._sender: SinkSender | None = None
-        self._queues: dict[int, deque[Job]] = {priority: deque() for priority in Priority}
-        self._held: dict[int, int] = dict.fromkeys(Priority, 0)  # reserved, queued, being sent or recorded
-        self._held_ids: set[str] = set()
-        self._under_way: dict[int, int] = dict.fromkeys(Priority, 0)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._sending = False
-        self._paused = False
-        # Retries and replays together leave this many slots to first attempts.
-        self._slots_behind = max(1, sink.concurrency // 2)
-        self._probe_timer: asyncio.TimerHandle | None = None
-
-    # --- room ---
-
-    @property
-    def holds(self) -> bool:
-        return any(self._held.values())
-
-    def reserve(self) -> bool:
-        """Room for one fresh delivery that would be sent soon?"""
-        if self._paused or self._held[Priority.FIRST] >= HELD_PER_QUEUE:
-            return False
-        if self.breaker.state(self._clock()) is not BreakerState.CLOSED:
-            return False
-        self._held[Priority.FIRST] += 1
-        return True
-
-    def release(self) -> None:
-        self._held[Priority.FIRST] -= 1
-
-    def room(self, priority: int) -> int:
-        """How many more of this priority may be claimed now."""
-        if self._paused or not self._sending:
-            return 0
-        slots = self.breaker.free_slots(self._clock(), CLAIM_AT_ONCE)
-        if slots < CLAIM_AT_ONCE:  # not closed: one delivery probes, and only one is taken for it
-            return slots if not self.holds else 0
-        return min(CLAIM_AT_ONCE, HELD_PER_QUEUE - self._held[priority])
-
-    def add(self, job: Job) -> None:
-        """A reserved job whose delivery is committed."""
-        self._held_ids.add(job.event_id)
-        self._queues[job.priority].append(job)
-        self._pump()
-
-    def add_claimed(self, job: Job) -> None:
-        if job.event_id in self._held_ids:
-            return  # our own lease ran out while the database was away; it is still in hand
-        self._held[job.priority] += 1
-        self.add(job)
-
-    # --- sending ---
-
-    def open(self) -> None:
-        self._sender = SinkSender(self.sink)
-        self._sending = True
-
-    def stop_sending(self) -> None:
-        self._sending = False
-        self._give_back_waiting()
-
-    async def finish(self, seconds: float) -> None:
-        """Wait for what is under way; what is not done by then is cut off and given back."""
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=seconds)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=2)
-
-    async def close(self) -> None:
-        if self._probe_timer is not None:
-            self._probe_timer.cancel()
-        if self._sender is not None:
-            await self._sender.close()
-
-    def _pump(self) -> None:
-        while self._sending and not self._paused:
-            used = sum(self._under_way.values())
-            slots = self.breaker.free_slots(self._clock(), self.sink.concurrency)
-            if used >= slots:
-                break
-            job = self._next()
-            if job is None:
-                break
-            self.breaker.started(self._clock())
-            self._under_way[job.priority] += 1
-            task = asyncio.create_task(self._deliver(job))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    def _next(self) -> Job | None:
-        if self._queues[Priority.FIRST]:
-            return self._queues[Priority.FIRST].popleft()
-        behind = self._under_way[Priority.RETRY] + self._under_way[Priority.REPLAY]
-        if behind < self._slots_behind:
-            for priority in (Priority.RETRY, Priority.REPLAY):
-                if self._queues[priority]:
-                    return self._queues[priority].popleft()
-        return None
-
-    async def _deliver(self, job: Job) -> None:
-        assert self._sender is not None
-        number, at = job.attempt_count + 1, utc_now()
-        result: AttemptResult | None = None
-        try:
-            body, content_type = body_of(job, self.sink.envelope)
-            result = await self._sender.send(body, self._headers(job, number, at, body, content_type))
-        finally:
-            self._under_way[job.priority] -= 1
-            if result is None:
-                self.breaker.abandoned()
-                self._give_back(job)
-        decision = self._judge(job, result)
-        self._pump()
-        await self._record(job, _completion(job, number, at, result, decision, self._relay.lease_token))
-        self._observe(job, result, decision)
-
-    async def test(self) -> dict[str, Any]:
-        """Post a test event as Mailjet's web interface makes them, over connections of its own."""
-        now = utc_now()
-        payload = {"event": "sent", "time": int(now.timestamp()), "MessageID": 0, "email": ""}
-        raw = orjson.dumps(payload).decode()
-        values = dict.fromkeys(EVENT_COLUMNS) | {
-            "id": f"test-{secrets.token_hex(8)}", "webhook": "test", "connection": "test", "type": "sent",
-            "outcome": "delivered", "occurred_at": to_micros(now), "received_at": to_micros(now), "test": True,
-            "raw": raw,
-        }  # fmt: skip
-        job = Job(str(values["id"]), self.name, "test", "sent", tuple(values.values()))
-        body, content_type = body_of(job, self.sink.envelope)
-        sender = SinkSender(self.sink)
-        try:
-            result = await sender.send(body, self._headers(job, 1, now, body, content_type))
-        finally:
-            await sender.close()
-        return {
-            "outcome": result.outcome, "status": result.status, "error": result.error,
-            "duration_ms": result.duration_ms, "response_excerpt": result.response_excerpt,
-        }  # fmt: skip
-
-    def _headers(self, job: Job, number: int, at: datetime, body: bytes, content_type: str) -> dict[str, str]:
-        timestamp = int(at.timestamp())
-        headers = {
-            "content-type": content_type,
-            "user-agent": f"jethook/{__version__}",
-            "webhook-id": job.event_id,
-            "webhook-timestamp": str(timestamp),
-            "idempotency-key": job.event_id,
-            "x-jethook-webhook": job.webhook,
-            "x-jethook-event": _header_text(job.type),
-            "x-jethook-attempt": str(number),
-        }
-        if self._keys:
-            headers["webhook-signature"] = signature_header(
-                self._keys, message_id=job.event_id, timestamp=timestamp, body=body
-            )
-        if job.replay:
-            headers["x-jethook-replay"] = "true"
-        return headers
-
-    def _judge(self, job: Job, result: AttemptResult) -> Decision:
-        decision = decide(
-            result.outcome, result.status, attempt=job.schedule_step + 1, schedule=self.sink.retry_schedule_seconds,
-            min_backoff=self.sink.min_backoff_seconds, retry_after=result.retry_after, wish=result.wish,
-            jitter=random.random(),  # noqa: S311  spreads retries, hides nothing
-        )  # fmt: skip
-        if result.outcome is AttemptOutcome.SUCCESS:
-            self.breaker.succeeded()
-        elif self.breaker.failed(self._clock()):
-            log.warning("sink.breaker_opened", sink=self.name, error=result.error)
-            self._give_back_waiting()
-            self._wake_for_probe()
-        if decision.pause_sink:
-            self._pause_itself(decision.reason)
-        return decision
-
-    async def _record(self, job: Job, completion: Completion) -> None:
-        """Write the result, however long the database is away: an attempt that was made must not be made again."""
-        await _until_done(lambda: self._relay.completions.submit(completion))
-        self._let_go(job)
-        if completion.state is DeliveryState.PENDING:
-            self._relay.wake_at(EPOCH + timedelta(microseconds=completion.next_attempt_micros))
-
-    def _let_go(self, job: Job) -> None:
-        was_full = self._held[job.priority] >= HELD_PER_QUEUE
-        self._held[job.priority] -= 1
-        self._held_ids.discard(job.event_id)
-        if was_full or not self.holds:
-            self._relay.wake_at(utc_now())
-
-    def _observe(self, job: Job, result: AttemptResult, decision: Decision) -> None:
-        metrics = self._relay.metrics
-        metrics.delivery_attempts.labels(self.name, result.outcome.value).inc()
-        metrics.delivery_duration.labels(self.name).observe(result.duration_ms / 1000)
-        now = utc_now()
-        if decision.state is DeliveryState.DELIVERED:
-            received_micros = job.event[6]
-            metrics.end_to_end.labels(self.name).observe(max(0, to_micros(now) - received_micros) / 1_000_000)
-            self._relay.sink_results.setdefault(self.name, {})["last_success_at"] = now
-            return
-        news = self._relay.sink_results.setdefault(self.name, {})
-        news["last_error"], news["last_error_at"] = result.error, now
-        log.info(
-            "delivery.failed", event_id=job.event_id, sink=self.name, attempt=job.attempt_count + 1,
-            outcome=result.outcome.value, status=result.status, duration_ms=result.duration_ms,
-            state=decision.state.value, retry_in_seconds=decision.retry_in_seconds, reason=decision.reason,
-        )  # fmt: skip
-
-    # --- holding back ---
-
-    def apply_pause(self) -> None:
-        paused, reason = self.seen_paused
-        if paused != self._paused:
-            self.set_paused(reason, paused=paused)
-
-    def set_paused(self, reason: str | None, *, paused: bool) -> None:
-        self._paused = paused
-        self.seen_paused = (paused, reason)
-        self._relay.metrics.sink_paused.labels(self.name).set(paused)
-        log.info("sink.paused" if paused else "sink.resumed", sink=self.name, reason=reason)
-        if paused:
-            self.breaker.abandoned()
-            self._give_back_waiting()
-
-    def _pause_itself(self, reason: str | None) -> None:
-        if self._paused:
-            return
-        self.set_paused(reason, paused=True)
-        task = asyncio.create_task(self._store_pause(reason))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _store_pause(self, reason: str | None) -> None:
-        await self._relay.store(lambda c: sink_states.set_paused(c, self.name, paused=True, reason=reason))
-
-    def _give_back_waiting(self) -> None:
-        for waiting in self._queues.values():
-            while waiting:
-                self._give_back(waiting.popleft())
-
-    def _give_back(self, job: Job) -> None:
-        """Due again at once, for whoever may send it; no attempt is used up."""
-        completion = Completion(
-            event_id=job.event_id, sink=job.sink, lease_token=self._relay.lease_token, state=DeliveryState.PENDING,
-            priority=job.priority, attempt_count=job.attempt_count, schedule_step=job.schedule_step,
-            next_attempt_micros=to_micros(utc_now()), settled_micros=None, last_status=None, last_error=None,
-            attempt=None,
-        )  # fmt: skip
-        task = asyncio.create_task(self._record(job, completion))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _wake_for_probe(self) -> None:
-        moment = self.breaker.reopens_at()
-        if moment is not None:
-            delay = max(0.0, moment - self._clock())
-            self._probe_timer = asyncio.get_running_loop().call_later(delay + 0.01, self._relay.look_again)
-
-    def snapshot(self) -> dict[str, Any]:
-        return {"breaker": self.breaker.state(self._clock()).value, "paused": self._paused}
-
-    def write_gauges(self) -> None:
-        number = {BreakerState.CLOSED: 0, BreakerState.OPEN: 1, BreakerState.HALF_OPEN: 2}
-        self._relay.metrics.sink_circuit_state.labels(self.name).set(number[self.breaker.state(self._clock())])
-
-
 class _Claims:
     """The lane of claims."""
 
@@ -519,41 +277,51 @@ class _Claims:
     def failed(self, items: Sequence[ClaimRequest]) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """Prolong the leases on what is held, sink -> event ids."""
+
+    held: Mapping[str, frozenset[str]]
+    lease_token: str
+    until: datetime
+
+
+class _Renewals:
+    """The lane of leases that go on."""
+
+    def execute(self, connection: Connection, items: Sequence[Renewal]) -> list[None]:
+        for item in items:
+            queue.renew(connection, held=item.held, lease_token=item.lease_token, until=item.until)
+        return [None] * len(items)
+
+    def committed(self, items: Sequence[Renewal], results: Sequence[None]) -> None: ...
+
+    def failed(self, items: Sequence[Renewal]) -> None: ...
+
+
 class _Completions:
     """The lane of finished attempts; they share the transaction with whatever else is written."""
 
-    def execute(self, connection: Connection, items: Sequence[Completion]) -> list[None]:
-        queue.record_completions(connection, items)
+    def execute(self, connection: Connection, items: Sequence[Sequence[Completion]]) -> list[None]:
+        queue.record_completions(connection, [completion for item in items for completion in item])
         return [None] * len(items)
 
-    def committed(self, items: Sequence[Completion], results: Sequence[None]) -> None: ...
+    def committed(self, items: Sequence[Sequence[Completion]], results: Sequence[None]) -> None: ...
 
-    def failed(self, items: Sequence[Completion]) -> None: ...
-
-
-def _completion(
-    job: Job, number: int, at: datetime, result: AttemptResult, decision: Decision, lease_token: str
-) -> Completion:
-    now = to_micros(utc_now())
-    pending = decision.state is DeliveryState.PENDING
-    wait = int((decision.retry_in_seconds or 0) * 1_000_000)
-    error = result.error if decision.reason is None else f"{result.error}; {decision.reason}"
-    return Completion(
-        event_id=job.event_id, sink=job.sink, lease_token=lease_token, state=decision.state,
-        priority=job.priority if job.priority == Priority.REPLAY else Priority.RETRY,
-        attempt_count=number, schedule_step=job.schedule_step + decision.counts, next_attempt_micros=now + wait,
-        settled_micros=None if pending else now, last_status=result.status,
-        last_error=None if result.outcome is AttemptOutcome.SUCCESS else error,
-        attempt=(
-            job.event_id, job.sink, number, to_micros(at), result.status, result.outcome.value, result.error,
-            result.duration_ms, result.response_excerpt, job.replay,
-        ),
-    )  # fmt: skip
+    def failed(self, items: Sequence[Sequence[Completion]]) -> None: ...
 
 
-def _header_text(text: str) -> str:
-    """An unknown event type is the sender's own word; a header carries visible ASCII only."""
-    return "".join(c if " " < c < "\x7f" else "?" for c in text[:100])
+class _Batches:
+    """The lane of batches about to be sent for the first time."""
+
+    def execute(self, connection: Connection, items: Sequence[BatchNote]) -> list[None]:
+        for note in items:
+            queue.note_batch(connection, note)
+        return [None] * len(items)
+
+    def committed(self, items: Sequence[BatchNote], results: Sequence[None]) -> None: ...
+
+    def failed(self, items: Sequence[BatchNote]) -> None: ...
 
 
 async def _until_done(attempt: Callable[[], Awaitable[object]]) -> None:

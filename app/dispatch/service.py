@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from app.dispatch.matching import Target
 from app.models import DeliveryState, Priority
 
 DELIVERY_COLUMNS = (
     "event_id", "sink", "webhook", "type", "state", "priority", "attempt_count", "schedule_step", "next_attempt_at",
-    "lease_token", "replay", "created_at",
+    "lease_token", "replay", "order_key", "created_at",
 )  # fmt: skip
 
 
@@ -31,6 +32,7 @@ class Job:
     schedule_step: int = 0
     priority: int = Priority.FIRST
     replay: bool = False
+    batch_id: str | None = None
 
 
 class Handover(Protocol):
@@ -69,18 +71,19 @@ class NoWorker:
 
 
 def fan_out(
-    *, event_id: str, webhook: str, event_type: str, event: tuple[Any, ...], sinks: Sequence[str], worker: Handover,
-    now_micros: int,
+    *, event_id: str, webhook: str, event_type: str, event: tuple[Any, ...], targets: Sequence[Target],
+    worker: Handover, now_micros: int,
 ) -> tuple[list[tuple[Any, ...]], list[Job]]:  # fmt: skip
     """(delivery rows in the order of `DELIVERY_COLUMNS`, jobs reserved at the worker) for one event."""
     rows: list[tuple[Any, ...]] = []
     jobs: list[Job] = []
-    for sink in sinks:
+    for target in targets:
+        sink = target.sink
         claimed = worker.reserve(sink)
         due = worker.lease_until_micros(now_micros) if claimed else now_micros
         rows.append(
             (event_id, sink, webhook, event_type, DeliveryState.PENDING.value, int(Priority.FIRST), 0, 0, due,
-             worker.lease_token if claimed else None, False, now_micros)
+             worker.lease_token if claimed else None, False, target.order_key, now_micros)
         )  # fmt: skip
         if claimed:
             jobs.append(Job(event_id, sink, webhook, event_type, event))

@@ -36,12 +36,16 @@ def canonical(payload: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(payload, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # a lone surrogate, an integer beyond 64 bits, a number that is no integer, deep nesting
-        return json.dumps(payload, sort_keys=True, separators=(",", ":"), default=_number).encode()
+        return json.dumps(_marked(payload), sort_keys=True, separators=(",", ":")).encode()
 
 
-def _number(value: object) -> dict[str, str]:
-    assert isinstance(value, ExactNumber)
-    return {"\x00number": value.text}
+def _marked(value: Any) -> Any:
+    """Each object and each exact number in a wrapper of its own, so that no object of a sender's reads as a number."""
+    if isinstance(value, dict):
+        return {"object": {key: _marked(item) for key, item in value.items()}}
+    if isinstance(value, list):
+        return [_marked(item) for item in value]
+    return {"number": value.text} if isinstance(value, ExactNumber) else value
 
 
 def _uuid8(millis: int, content: bytes, webhook: str) -> str:

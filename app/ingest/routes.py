@@ -12,12 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
+from starlette.requests import Request
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.clock import to_micros, utc_now
 from app.db import is_outage
-from app.errors import BodyTooLarge, Unauthorized, Unavailable, WebhookNotFound
+from app.errors import AppError, BodyTooLarge, Unauthorized, Unavailable, WebhookNotFound
+from app.http import problem_response
 from app.ingest.auth import CallbackAuth, Verdict
 from app.ingest.service import Accepted, Ingest
 from app.mailjet.vocabulary import EVENT_TYPES
@@ -25,13 +27,38 @@ from app.metrics import UNKNOWN, Metrics
 
 log = structlog.get_logger(__name__)
 
-PATIENCE_SECONDS = 20  # a database that hangs must not hold Mailjet's connections; the write itself goes on
 DRAIN_BYTES = 64 * 1024 * 1024  # of a body that is too large, read on this far so that the caller sees the 413
+PREFIX = "/webhooks/"
 _JSON = (b"content-type", b"application/json")
 
 
 class Disconnected(Exception):
     """The caller hung up before the whole body came: there is nothing to store."""
+
+
+class ReceiveFirst:
+    """Middleware that takes posts to `/webhooks/{webhook}` off the usual way: the other layers cost a third of a post.
+
+    It stands within the layer that names requests, and answers refusals itself.
+    """
+
+    def __init__(self, app: ASGIApp, receiver: Receiver) -> None:
+        self._app = app
+        self._receiver = receiver
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith(PREFIX):
+            await self._app(scope, receive, send)
+            return
+        webhook = scope["path"][len(PREFIX) :]
+        if not webhook or "/" in webhook:
+            await self._app(scope, receive, send)
+            return
+        scope["path_params"] = {"webhook": webhook}
+        try:
+            await self._receiver(scope, receive, send)
+        except AppError as error:
+            await problem_response(Request(scope), error)(scope, receive, send)
 
 
 class Receiver:
@@ -100,10 +127,9 @@ class Receiver:
         body = await self._read(receive, length)
         now = utc_now()
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                accepted = await self._ingest.accept(webhook, body, now_micros=to_micros(now))
+            accepted = await self._ingest.accept(webhook, body, now_micros=to_micros(now))
         except TimeoutError:
-            raise Unavailable("the database did not commit in time") from None
+            raise Unavailable("the database did not commit in time; see JETHOOK_DATABASE_URL") from None
         except Unavailable:
             raise
         except Exception as error:

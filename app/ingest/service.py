@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -49,7 +48,7 @@ class Ingest:
     async def accept(self, webhook: str, body: bytes, *, now_micros: int) -> Accepted:
         """Store what `body` holds and what it causes; returns only after the commit.
 
-        Raises Unavailable when too much waits already, and whatever the database raised.
+        Raises Unavailable when too much waits already, TimeoutError when the database hangs, and whatever it raised.
         """
         if self._waiting_bytes + len(body) > MAX_WAITING_BYTES or self._waiting_events > MAX_WAITING_EVENTS:
             raise Unavailable("more is waiting for the database than fits in memory")
@@ -67,8 +66,7 @@ class Ingest:
             self._waiting_events -= count
 
         committed.add_done_callback(leave)
-        # A caller that hangs up or runs out of patience leaves; the write goes on.
-        new = await asyncio.shield(committed)
+        new = await committed  # a caller that goes away leaves; the write goes on
         return _answer(elements, post, new)
 
     def hearers(self, webhook: str, event_type: str) -> tuple[str, ...]:
@@ -103,10 +101,10 @@ class Ingest:
         row = event_row(identity, event, webhook=webhook, connection=connection, received_micros=now_micros)
         post.events[identity] = row
         is_test = row[7]
-        sinks = () if is_test else self._matcher.sinks_for(webhook, event.type)
-        if sinks:
+        targets = [] if is_test else self._matcher.targets(webhook, event.type, row)
+        if targets:
             post.deliveries[identity], jobs = fan_out(
-                event_id=identity, webhook=webhook, event_type=row[3], event=row, sinks=sinks,
+                event_id=identity, webhook=webhook, event_type=row[3], event=row, targets=targets,
                 worker=self._worker, now_micros=now_micros,
             )  # fmt: skip
             if jobs:

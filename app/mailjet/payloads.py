@@ -193,9 +193,9 @@ def _expect_end(text: str, at: int) -> None:
         raise MalformedPayload(f"not JSON: something follows the value at character {_skip(text, at)}")
 
 
-def _scan(text: str, at: int) -> tuple[Any, int]:
+def _scan(text: str, at: int, scan: Scan = _plain) -> tuple[Any, int]:
     try:
-        return _plain(text, at)
+        return scan(text, at)
     except StopIteration:
         raise MalformedPayload(f"not JSON: a value is expected at character {at}") from None
     except json.JSONDecodeError as error:
@@ -205,7 +205,7 @@ def _scan(text: str, at: int) -> tuple[Any, int]:
     except MalformedPayload:
         raise
     except ValueError:  # an integer with more digits than Python converts
-        return _careful(text, at)
+        return _scan(text, at, _careful)
 
 
 def _end_of_nested(text: str, at: int) -> int:

@@ -11,9 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.clock import from_micros
-from app.models import Attempt, Delivery, Event, Quarantined
-from app.query.cursor import Position
-from app.query.filters import (
+from app.filters import (
     Condition,
     DeliveryQuery,
     EventQuery,
@@ -23,6 +21,8 @@ from app.query.filters import (
     event_conditions,
     quarantine_conditions,
 )
+from app.models import Attempt, Delivery, Event, Quarantined
+from app.query.cursor import Position
 from app.views import VIEW_COLUMNS
 
 Order = Literal["asc", "desc"]

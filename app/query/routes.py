@@ -14,10 +14,10 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from app.clock import to_micros
 from app.db import Database
 from app.errors import DeliveryNotFound, EventNotFound, QuarantineNotFound
+from app.filters import DeliveryQuery, EventQuery, Paging, QuarantineQuery
 from app.http import PROBLEM_RESPONSES, ApiKeys, problem_responses
 from app.query import queries
 from app.query.cursor import Position, decode_cursor, encode_cursor, scope_of
-from app.query.filters import DeliveryQuery, EventQuery, Paging, QuarantineQuery
 from app.query.queries import Page, Row
 from app.query.shapes import (
     DeliveryDetailList,

@@ -102,7 +102,7 @@ def build_router(settings: Settings, database: Database, keys: ApiKeys, control:
             webhooks=list(shown.webhooks or settings.effective_webhooks),
             events=list(shown.events or EVENT_TYPES),
             envelope=shown.envelope if configured else None,
-            batch_size=1,
+            batch_size=shown.batch_size,
             backlog=sink_states.count_pending(connection, name),
             oldest_overdue_seconds=sink_states.oldest_overdue_seconds(connection, name, utc_now()),
             dead=sink_states.count_dead(connection, name),

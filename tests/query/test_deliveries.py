@@ -4,8 +4,8 @@ from datetime import timedelta
 import pytest
 
 from app.clock import rfc3339
+from app.filters import DeliveryQuery
 from app.models import Delivery
-from app.query.filters import DeliveryQuery
 from app.query.queries import delivery_page
 from tests.factories import NOON, insert, make_attempt, make_delivery, make_event
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.clock import rfc3339
+from app.filters import EventQuery, first_id
 from app.models import Event, Outcome
-from app.query.filters import EventQuery, first_id
 from app.query.queries import event_page, list_events
 from tests.factories import NOON, event_values, insert, make_event
 

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.clock import EPOCH, rfc3339
+from app.filters import STORED_CHARS, EventFilters, event_conditions, first_id, parse_moment
 from app.ingest import rows
 from app.ingest.identity import event_id
 from app.mailjet.vocabulary import normal_email
 from app.models import Event
-from app.query.filters import STORED_CHARS, EventFilters, event_conditions, first_id, parse_moment
 
 seconds = st.integers(0, 4_102_444_800)
 

@@ -1,0 +1,545 @@
+"""One sink's share of the worker: its slots, rate, breaker, batches and memory. All of it runs on the event loop.
+
+A sink that hangs or refuses is felt by no other, because nothing here is shared. First attempts go before retries,
+retries before replays, and what is not a first attempt never takes more than half of the slots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import orjson
+import structlog
+from sqlalchemy.engine import Connection
+
+from app import __version__
+from app.clock import EPOCH, to_micros, utc_now
+from app.delivery.batching import Parcel, new_batch, split, stored_batches
+from app.delivery.breaker import Breaker, BreakerState
+from app.delivery.envelope import batch_body_of, body_of
+from app.delivery.policy import Decision, decide
+from app.delivery.queue import BatchNote, Completion
+from app.delivery.rate import TokenBucket
+from app.delivery.sender import AttemptResult, SinkSender
+from app.delivery.signing import Signer
+from app.dispatch import sink_states
+from app.dispatch.service import Job
+from app.metrics import Metrics
+from app.models import AttemptOutcome, DeliveryState, Priority
+from app.settings import SinkSettings
+from app.views import EVENT_COLUMNS, clean
+
+log = structlog.get_logger(__name__)
+
+HELD_AT_LEAST = 1000  # deliveries of one sink and priority in memory; the others wait in the table
+HELD_AT_MOST = 10_000
+CLAIM_AT_ONCE = 250
+GIVE_BACK_SECONDS = 2.0  # when the service stops, for the database to take what came of the last requests
+# A batch that the sink found too large: its halves go out at once, as batches of their own.
+SPLIT = Decision(DeliveryState.PENDING, retry_in_seconds=0.0, counts=False, reason="sent again in halves")
+_RECEIVED_AT = EVENT_COLUMNS.index("received_at")
+_GAUGE = {BreakerState.CLOSED: 0, BreakerState.OPEN: 1, BreakerState.HALF_OPEN: 2}
+
+
+class Outbox(Protocol):
+    """What a runner needs of the process around it. What is written is durable when the call returns, however long the
+    database is away."""
+
+    lease_token: str
+    metrics: Metrics
+    sink_results: dict[str, dict[str, Any]]
+
+    async def record(self, completions: Sequence[Completion]) -> None: ...
+
+    async def note_batch(self, note: BatchNote) -> None: ...
+
+    async def store(self, work: Callable[[Connection], None]) -> None: ...
+
+    def wake_at(self, moment: datetime) -> None:
+        """Something may be claimed at `moment`."""
+
+    def look_again(self) -> None: ...
+
+
+class SinkRunner:
+    """Takes jobs, sends parcels. Every job it is given is let go of exactly once, when its result is recorded."""
+
+    def __init__(
+        self, name: str, sink: SinkSettings, outbox: Outbox, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.name = name
+        self.sink = sink
+        self.breaker = Breaker(sink.breaker_failures, sink.breaker_cooldown_seconds)
+        self.pause_changes = 0  # how often it was paused or resumed here, and not by the table
+        self._outbox = outbox
+        self._clock = clock
+        self._signer = Signer.from_secrets([secret.get_secret_value() for secret in sink.secrets])
+        self._bucket = TokenBucket(sink.rate_per_second) if sink.rate_per_second is not None else None
+        self._sender: SinkSender | None = None
+        self._ready: dict[int, deque[Parcel]] = {priority: deque() for priority in Priority}
+        self._loose: dict[int, deque[tuple[float, Job]]] = {priority: deque() for priority in Priority}
+        self._held: dict[int, int] = dict.fromkeys(Priority, 0)  # reserved, queued, being sent or recorded
+        self._held_ids: set[str] = set()
+        self._held_limit = min(HELD_AT_MOST, max(HELD_AT_LEAST, 2 * sink.batch_size * sink.concurrency))
+        self._under_way: dict[int, int] = dict.fromkeys(Priority, 0)
+        self._slots_behind = max(1, sink.concurrency // 2)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._at_sink: set[asyncio.Task[None]] = set()  # those of them that wait for the sink
+        self._timer: asyncio.TimerHandle | None = None
+        self._probe_timer: asyncio.TimerHandle | None = None
+        self._sending = False
+        self._paused = False
+        self._is_storing_pause = False
+
+    # --- room ---
+
+    @property
+    def holds(self) -> bool:
+        return any(self._held.values())
+
+    @property
+    def held_ids(self) -> frozenset[str]:
+        """The events whose deliveries are in hand, for their leases."""
+        return frozenset(self._held_ids)
+
+    @property
+    def is_ordered(self) -> bool:
+        return self.sink.ordered_by is not None
+
+    @property
+    def is_closed(self) -> bool:
+        """The breaker is as it should be: everything is sent."""
+        return self.breaker.state(self._clock()) is BreakerState.CLOSED
+
+    def reserve(self) -> bool:
+        """Room for one fresh delivery that would be sent soon? One in an order is claimed from the table instead."""
+        if not self._sending or self._paused or self.is_ordered or not self.is_closed:
+            return False
+        if self._held[Priority.FIRST] >= self._held_limit:
+            return False
+        self._held[Priority.FIRST] += 1
+        return True
+
+    def release(self) -> None:
+        self._free(Priority.FIRST)
+
+    def room(self, priority: int) -> int:
+        """How many more of this priority may be claimed now."""
+        if self._paused or not self._sending:
+            return 0
+        if not self.is_closed:  # one request probes, and only one delivery is taken for it
+            return 0 if self.holds else self.breaker.free_slots(self._clock(), 1)
+        return min(max(CLAIM_AT_ONCE, self.sink.batch_size), self._held_limit - self._held[priority])
+
+    def accept(self, job: Job) -> None:
+        """A reserved job whose delivery is committed."""
+        self._held_ids.add(job.event_id)
+        self._queue([job])
+
+    def add_claimed(self, jobs: Iterable[Job]) -> None:
+        # Our own lease may have run out while the database was away: what is still in hand is not taken twice.
+        fresh = [job for job in jobs if job.event_id not in self._held_ids]
+        for job in fresh:
+            self._held[job.priority] += 1
+            self._held_ids.add(job.event_id)
+        self._queue(fresh)
+
+    def _queue(self, jobs: Sequence[Job]) -> None:
+        if not self._sending or self._paused or not self.breaker.free_slots(self._clock(), 1):
+            for parcel in self._parcels(jobs):
+                self._give_back(parcel)  # what may not be sent now does not wait here for the day
+            return
+        if self.sink.batch_size == 1:
+            for parcel in self._parcels(jobs):
+                self._ready[parcel.priority].append(parcel)
+        else:
+            batches, lone = stored_batches(jobs)
+            for parcel in batches:
+                self._ready[parcel.priority].append(parcel)
+            now = self._clock()
+            for job in lone:
+                self._loose[job.priority].append((now, job))
+        self._pump()
+
+    def _parcels(self, jobs: Iterable[Job]) -> list[Parcel]:
+        """Batches that were formed before, and the others one by one."""
+        batches, lone = stored_batches(jobs)
+        return [*batches, *(Parcel([job]) for job in lone)]
+
+    # --- life ---
+
+    def open(self) -> None:
+        self._sender = SinkSender(self.sink)
+        self._sending = True
+
+    def stop_sending(self) -> None:
+        self._sending = False
+        self._give_back_waiting()
+
+    async def finish(self, seconds: float) -> None:
+        """Wait for what is under way; what is not done by then is cut off and given back."""
+        await self._settle(seconds)
+        for task in list(self._at_sink):
+            task.cancel()
+        await self._settle(GIVE_BACK_SECONDS)
+        for task in list(self._tasks):  # the database is away: the leases run out by themselves
+            task.cancel()
+        await self._settle(GIVE_BACK_SECONDS)
+
+    async def _settle(self, seconds: float) -> None:
+        """Until no task is left, those included that others start at their end."""
+        give_up = time.monotonic() + seconds
+        while self._tasks and (left := give_up - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left)
+
+    async def close(self) -> None:
+        for timer in (self._timer, self._probe_timer):
+            if timer is not None:
+                timer.cancel()
+        if self._sender is not None:
+            await self._sender.close()
+
+    # --- sending ---
+
+    def _pump(self) -> None:
+        """Start as many requests as slots, breaker, rate and waiting deliveries allow."""
+        while self._sending and not self._paused:
+            now = self._clock()
+            if sum(self._under_way.values()) >= self.breaker.free_slots(now, self.sink.concurrency):
+                return
+            priority = self._next_priority(now)
+            if priority is None:
+                return
+            if self._bucket is not None and not self._bucket.take(now):
+                self._pump_in(self._bucket.wait(now))
+                return
+            self.breaker.started(now)
+            self._start(self._take(priority), priority)
+
+    def _start(self, parcel: Parcel, priority: int) -> None:
+        self._under_way[priority] += 1
+        self._at_sink.add(self._spawn(self._deliver(parcel, priority)))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._at_sink.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("delivery.crashed", sink=self.name, exc_info=task.exception())
+
+    def _next_priority(self, now: float) -> int | None:
+        """The first priority that has a parcel to send; a batch that is not full waits for more, for a while."""
+        behind = self._under_way[Priority.RETRY] + self._under_way[Priority.REPLAY]
+        for priority in Priority:
+            if priority is not Priority.FIRST and behind >= self._slots_behind:
+                return None
+            if self._ready[priority]:
+                return priority
+            loose = self._loose[priority]
+            if loose:
+                lingers = loose[0][0] + self.sink.batch_linger_seconds - now
+                if len(loose) >= self.sink.batch_size or lingers <= 0:
+                    return priority
+                self._pump_in(lingers)
+        return None
+
+    def _take(self, priority: int) -> Parcel:
+        if self._ready[priority]:
+            return self._ready[priority].popleft()
+        loose = self._loose[priority]
+        return new_batch([loose.popleft()[1] for _ in range(min(len(loose), self.sink.batch_size))])
+
+    def _pump_in(self, seconds: float) -> None:
+        """Look again then; one timer, set for the soonest."""
+        loop = asyncio.get_running_loop()
+        at = loop.time() + max(seconds, 0.001)
+        if self._timer is not None and not self._timer.cancelled() and loop.time() < self._timer.when() <= at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(at, self._timer_rang)
+
+    def _timer_rang(self) -> None:
+        self._timer = None
+        self._pump()
+
+    async def _deliver(self, parcel: Parcel, priority: int) -> None:
+        at = utc_now()
+        try:
+            if not parcel.is_stored:
+                await self._outbox.note_batch(self._note(parcel))
+                parcel.is_stored = True
+            result = await self._attempt(parcel, at)
+        except BaseException:  # cut off by the stop of the service
+            self._under_way[priority] -= 1
+            self.breaker.abandoned()
+            self._give_back(parcel)
+            raise
+        self._under_way[priority] -= 1
+        if (task := asyncio.current_task()) is not None:
+            self._at_sink.discard(task)
+        decision = self._judge(parcel, result)
+        self._pump()
+        await self._record(parcel, self._completions(parcel, at, result, decision))
+        self._observe(parcel, result, decision)
+
+    def _note(self, parcel: Parcel) -> BatchNote:
+        assert parcel.batch_id is not None
+        ids = tuple(job.event_id for job in parcel.jobs)
+        return BatchNote(self.name, ids, parcel.batch_id, self._outbox.lease_token)
+
+    async def _attempt(self, parcel: Parcel, at: datetime) -> AttemptResult:
+        assert self._sender is not None
+        try:
+            body, content_type = self._body(parcel)
+            headers = self._headers(parcel, at, body, content_type)
+        except Exception as error:  # noqa: BLE001  an attempt like others, or it would come back at once and for ever
+            log.error("delivery.not_made", webhook_id=parcel.webhook_id, sink=self.name, error=type(error).__name__)  # noqa: TRY400
+            text = f"the request cannot be made: {type(error).__name__}"
+            return AttemptResult(AttemptOutcome.INVALID, None, text, 0.0, is_our_fault=True)
+        return await self._sender.send(body, headers)
+
+    def _body(self, parcel: Parcel) -> tuple[bytes, str]:
+        if parcel.batch_id is None:
+            return body_of(parcel.jobs[0], self.sink.envelope)
+        return batch_body_of(parcel.jobs, self.sink.envelope)
+
+    def _headers(self, parcel: Parcel, at: datetime, body: bytes, content_type: str) -> dict[str, str]:
+        timestamp = int(at.timestamp())
+        headers = {
+            "content-type": content_type,
+            "user-agent": f"jethook/{__version__}",
+            "webhook-id": parcel.webhook_id,
+            "webhook-timestamp": str(timestamp),
+            "idempotency-key": parcel.webhook_id,
+            "x-jethook-attempt": str(parcel.attempt_count + 1),
+        }
+        if parcel.batch_id is None:
+            headers["x-jethook-webhook"] = parcel.jobs[0].webhook
+            headers["x-jethook-event"] = _header_text(parcel.jobs[0].type)
+        else:
+            headers["x-jethook-batch"] = str(len(parcel.jobs))
+        if self._signer.keys:
+            headers["webhook-signature"] = self._signer.header(parcel.webhook_id, timestamp, body)
+        if any(job.replay for job in parcel.jobs):
+            headers["x-jethook-replay"] = "true"
+        return headers
+
+    async def test(self) -> dict[str, Any]:
+        """Post a test event as Mailjet's web interface makes them, over connections of its own."""
+        now = utc_now()
+        raw = orjson.dumps({"event": "sent", "time": int(now.timestamp()), "MessageID": 0, "email": ""}).decode()
+        values = dict.fromkeys(EVENT_COLUMNS) | {
+            "id": f"test-{secrets.token_hex(8)}", "webhook": "test", "connection": "test", "type": "sent",
+            "outcome": "delivered", "occurred_at": to_micros(now), "received_at": to_micros(now), "test": True,
+            "raw": raw,
+        }  # fmt: skip
+        job = Job(str(values["id"]), self.name, "test", "sent", tuple(values.values()))
+        parcel = Parcel([job], None if self.sink.batch_size == 1 else job.event_id)
+        body, content_type = self._body(parcel)
+        sender = SinkSender(self.sink)
+        try:
+            result = await sender.send(body, self._headers(parcel, now, body, content_type))
+        finally:
+            await sender.close()
+        return {
+            "outcome": result.outcome, "status": result.status, "error": result.error,
+            "duration_ms": result.duration_ms, "response_excerpt": result.response_excerpt,
+        }  # fmt: skip
+
+    # --- afterwards ---
+
+    def _judge(self, parcel: Parcel, result: AttemptResult) -> Decision:
+        if result.status == 413 and len(parcel.jobs) > 1:
+            self._is_well()  # it is there, and will take smaller ones
+            return SPLIT
+        decision = decide(
+            result.outcome, result.status, attempt=parcel.schedule_step + 1,
+            schedule=self.sink.retry_schedule_seconds, min_backoff=self.sink.min_backoff_seconds,
+            client_error_tries=self.sink.client_error_tries, retry_after=result.retry_after, wish=result.wish,
+            jitter=random.random(),  # noqa: S311  spreads retries, hides nothing
+        )  # fmt: skip
+        if result.is_our_fault:
+            self.breaker.abandoned()
+        elif result.outcome is AttemptOutcome.SUCCESS:
+            self._is_well()
+        elif self.breaker.failed(self._clock()):
+            log.warning("sink.breaker_opened", sink=self.name, error=result.error)
+            self._give_back_waiting()
+            self._wake_for_probe()
+        if decision.pause_sink:
+            self._pause_itself(decision.reason)
+        return decision
+
+    def _is_well(self) -> None:
+        if not self.is_closed:
+            log.info("sink.breaker_closed", sink=self.name)
+            self._outbox.look_again()
+        self.breaker.succeeded()
+
+    def _completions(self, parcel: Parcel, at: datetime, result: AttemptResult, decision: Decision) -> list[Completion]:
+        parcels = split(parcel) if decision is SPLIT else [parcel]
+        return [
+            _completion(job, part.batch_id, at, result, decision, self._outbox.lease_token)
+            for part in parcels
+            for job in part.jobs
+        ]
+
+    async def _record(self, parcel: Parcel, completions: list[Completion]) -> None:
+        """Write the result, however long the database is away: an attempt that was made must not be made again."""
+        await self._outbox.record(completions)
+        for job in parcel.jobs:
+            self._held_ids.discard(job.event_id)
+            self._free(job.priority)
+        if completions[0].state is DeliveryState.PENDING:
+            self._outbox.wake_at(EPOCH + timedelta(microseconds=completions[0].next_attempt_micros))
+        elif self.is_ordered:
+            self._outbox.look_again()  # the next of the same key may go
+
+    def _free(self, priority: int) -> None:
+        was_full = self._held[priority] >= self._held_limit
+        self._held[priority] -= 1
+        # Room for what waits in the table; or nothing in hand any more, which is what a probe waits for.
+        if was_full or (not self.holds and not self.is_closed):
+            self._outbox.look_again()
+
+    def _observe(self, parcel: Parcel, result: AttemptResult, decision: Decision) -> None:
+        metrics = self._outbox.metrics
+        metrics.delivery_attempts.labels(self.name, result.outcome.value).inc()
+        metrics.delivery_duration.labels(self.name).observe(result.duration_ms / 1000)
+        news = self._outbox.sink_results.setdefault(self.name, {})
+        now = utc_now()
+        if decision.state is DeliveryState.DELIVERED:
+            news["last_success_at"] = now
+            end_to_end, micros = metrics.end_to_end.labels(self.name), to_micros(now)
+            for job in parcel.jobs:
+                end_to_end.observe(max(0, micros - job.event[_RECEIVED_AT]) / 1_000_000)
+            return
+        news["last_error"], news["last_error_at"] = result.error, now
+        log.info(
+            "delivery.failed", webhook_id=parcel.webhook_id, events=len(parcel.jobs), sink=self.name,
+            attempt=parcel.attempt_count + 1, outcome=result.outcome.value, status=result.status,
+            duration_ms=result.duration_ms, state=decision.state.value, retry_in_seconds=decision.retry_in_seconds,
+            reason=decision.reason,
+        )  # fmt: skip
+
+    # --- holding back ---
+
+    def follow(self, *, paused: bool, reason: str | None) -> None:
+        """Do as the table says, unless our own pause is still on its way there."""
+        if paused != self._paused and not self._is_storing_pause:
+            self._set_paused(reason, paused=paused)
+
+    def set_paused(self, reason: str | None, *, paused: bool) -> None:
+        """Paused or resumed here; the caller writes it down for the others."""
+        self.pause_changes += 1
+        self._set_paused(reason, paused=paused)
+
+    def _set_paused(self, reason: str | None, *, paused: bool) -> None:
+        if paused == self._paused:
+            return
+        self._paused = paused
+        self._outbox.metrics.sink_paused.labels(self.name).set(paused)
+        log.info("sink.paused" if paused else "sink.resumed", sink=self.name, reason=reason)
+        if paused:
+            self.breaker.abandoned()
+            self._give_back_waiting()
+        else:
+            self.breaker.reset()  # whoever resumed it, on whichever replica, found it well
+            self._outbox.look_again()
+
+    def _pause_itself(self, reason: str | None) -> None:
+        if self._paused:
+            return
+        self.set_paused(reason, paused=True)
+        self._is_storing_pause = True
+        self._spawn(self._store_pause(reason))
+
+    async def _store_pause(self, reason: str | None) -> None:
+        def store(connection: Connection) -> None:
+            if self._paused:  # nobody resumed it while the database was away
+                sink_states.set_paused(connection, self.name, paused=True, reason=reason)
+
+        try:
+            await self._outbox.store(store)
+        finally:
+            self.pause_changes += 1  # what was read before it was written does not count
+            self._is_storing_pause = False
+
+    def _give_back_waiting(self) -> None:
+        waiting = [parcel for ready in self._ready.values() for parcel in ready]
+        waiting += [Parcel([job]) for loose in self._loose.values() for _, job in loose]
+        for priority in Priority:
+            self._ready[priority].clear()
+            self._loose[priority].clear()
+        for parcel in waiting:
+            self._give_back(parcel)
+
+    def _give_back(self, parcel: Parcel) -> None:
+        """Due again at once, for whoever may send it; no attempt is used up."""
+        now = to_micros(utc_now())
+        completions = [
+            Completion(
+                event_id=job.event_id, sink=job.sink, lease_token=self._outbox.lease_token,
+                state=DeliveryState.PENDING, priority=job.priority, attempt_count=job.attempt_count,
+                schedule_step=job.schedule_step, next_attempt_micros=now, settled_micros=None, last_status=None,
+                last_error=None, batch_id=parcel.batch_id if parcel.is_stored else None, attempt=None,
+            )
+            for job in parcel.jobs
+        ]  # fmt: skip
+        self._spawn(self._record(parcel, completions))
+
+    def _wake_for_probe(self) -> None:
+        moment = self.breaker.reopens_at()
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
+        if moment is not None:
+            delay = max(0.0, moment - self._clock())
+            self._probe_timer = asyncio.get_running_loop().call_later(delay + 0.01, self._outbox.look_again)
+
+    # --- shown ---
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"breaker": self.breaker.state(self._clock()).value, "paused": self._paused}
+
+    def write_gauges(self) -> None:
+        self._outbox.metrics.sink_circuit_state.labels(self.name).set(_GAUGE[self.breaker.state(self._clock())])
+
+
+def _completion(
+    job: Job, batch_id: str | None, at: datetime, result: AttemptResult, decision: Decision, lease_token: str
+) -> Completion:
+    now, number = to_micros(utc_now()), job.attempt_count + 1
+    pending = decision.state is DeliveryState.PENDING
+    wait = int((decision.retry_in_seconds or 0) * 1_000_000)
+    # Cleaned whoever wrote it: a text that a database refuses would be offered to it for ever.
+    told = clean(result.error)
+    error = told if decision.reason is None else f"{told}; {decision.reason}"
+    return Completion(
+        event_id=job.event_id, sink=job.sink, lease_token=lease_token, state=decision.state,
+        priority=job.priority if job.priority == Priority.REPLAY else Priority.RETRY,
+        attempt_count=number, schedule_step=job.schedule_step + decision.counts, next_attempt_micros=now + wait,
+        settled_micros=None if pending else now, last_status=result.status,
+        last_error=None if result.outcome is AttemptOutcome.SUCCESS else error, batch_id=batch_id,
+        attempt=(
+            job.event_id, job.sink, number, to_micros(at), result.status, result.outcome.value, told,
+            result.duration_ms, result.response_excerpt, job.replay,
+        ),
+    )  # fmt: skip
+
+
+def _header_text(text: str) -> str:
+    """An unknown event type is the sender's own word; a header carries visible ASCII only."""
+    return "".join(c if " " < c < "\x7f" else "?" for c in text[:100])

@@ -1,0 +1,1 @@
+"""How fast Jethook is and what it holds, beside floors measured in the same run: `python -m tests.benchmarks`."""

@@ -1,0 +1,5 @@
+"""anymail's own addresses."""
+
+from django.urls import include, path
+
+urlpatterns = [path("anymail/", include("anymail.urls"))]

@@ -1,0 +1,243 @@
+"""kill -9 under load: what was answered 200 must be stored and reach its sink, however often the service dies.
+
+`python -m tests.e2e.kill9 --rounds 20 --database sqlite` (or `postgresql`) prints a table and exits 1 on a loss. Load
+comes from the engine of `jethook simulate`; what was not answered is posted again, as Mailjet does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import sqlalchemy as sa
+
+from app.db import Database
+from app.models import Delivery, Event
+from app.simulator.posting import PostResult, Target, make_session, post
+from app.simulator.server import LocalServer
+from app.simulator.shaping import Body
+from app.simulator.simulate import SimulateOptions, simulate
+from app.simulator.sink import SampleSink
+from tests.e2e.service import ServiceProcess, id_of, ids_in, until
+from tests.postgres import running_postgres
+
+RATE = 1500  # events a second: more than a busy account, less than fills the disk of a test machine
+CAUGHT_UP_SECONDS = 60  # leases of a killed process run out after 12
+
+
+@dataclass(slots=True)
+class Round:
+    """One life of the service under load, in events."""
+
+    acknowledged: int
+    posted_again: int
+    delivered: int
+
+
+@dataclass(slots=True)
+class Report:
+    """Sets of event ids. `repeats` counts what a sink got more than once, each beyond the first."""
+
+    rounds: list[Round] = field(default_factory=list)
+    acknowledged: set[str] = field(default_factory=set)
+    stored: set[str] = field(default_factory=set)
+    delivered: set[str] = field(default_factory=set)
+    repeats: int = 0
+    strange: list[str] = field(default_factory=list)  # what must not be, in words
+    unsettled: int = 0
+
+    @property
+    def not_stored(self) -> set[str]:
+        return self.acknowledged - self.stored
+
+    @property
+    def not_delivered(self) -> set[str]:
+        return self.stored - self.delivered
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.not_stored or self.not_delivered or self.strange or self.unsettled)
+
+    def __str__(self) -> str:
+        return (
+            f"acknowledged {len(self.acknowledged)}, stored {len(self.stored)}, delivered {len(self.delivered)},"
+            f" repeats {self.repeats}; lost {len(self.not_stored)}, not delivered {len(self.not_delivered)},"
+            f" unsettled {self.unsettled}, strange {self.strange[:5]}"
+        )
+
+
+class Load:
+    """`simulate` on a thread of its own, for as long as a `with` block lasts."""
+
+    def __init__(self, url: str, seed: int, rate: float = RATE) -> None:
+        self._options = SimulateOptions(
+            url=url, rate=rate, count=0, group=8, mixed=True, seed=seed, retries=0.05, duplicates=0.1, disorder=0.1,
+            concurrency=16, timeout_seconds=10,
+        )  # fmt: skip
+        self.acknowledged: list[bytes] = []
+        self.unanswered: list[bytes] = []
+        self.statuses: Counter[int | str] = Counter()
+        self.first_answer = threading.Event()
+        self._stop: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="load", daemon=True)
+
+    async def _run(self) -> None:
+        self._stop, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        self._ready.set()
+        await simulate(self._options, stop=self._stop, on_answer=self._note)
+
+    def _note(self, body: Body, result: PostResult) -> None:
+        self.statuses[result.status or result.failure or "broken"] += 1
+        (self.acknowledged if result.is_acknowledged else self.unanswered).append(body.content)
+        if result.is_acknowledged:
+            self.first_answer.set()
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._loop is not None
+        assert self._stop is not None
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+
+def run(
+    database_url: str, folder: Path, *, rounds: int, seed: int = 1, tell: Callable[[str], None] = lambda line: None
+) -> Report:
+    """Kill the service `rounds` times at a random moment under load, let it catch up, and compare."""
+    rng = random.Random(seed)
+    report = Report()
+    sink = SampleSink(keep_ids=10_000_000, keep=10_000_000)
+    with LocalServer(sink) as server:
+        environment = {
+            "JETHOOK_SINKS__CRM__URL": server.url, "JETHOOK_SINKS__CRM__RETRY_SCHEDULE_SECONDS": "0.2,0.2,0.2",
+            "JETHOOK_LOG_LEVEL": "warning",
+        }  # fmt: skip
+        service = ServiceProcess(folder, database_url, environment)
+        owed: list[bytes] = []
+        try:
+            for number in range(1, rounds + 1):
+                service.start()
+                again = _post_again(service.callback_url(), owed)
+                report.acknowledged |= again
+                with Load(service.callback_url(), seed * 1000 + number) as load:
+                    load.first_answer.wait(10)
+                    threading.Event().wait(rng.uniform(0.0, 1.2))  # the random moment
+                    service.kill()
+                answered = _ids(load.acknowledged)
+                report.acknowledged |= answered
+                owed = load.unanswered[:400]
+                report.rounds.append(Round(len(answered), len(again), sink.distinct))
+                one = report.rounds[-1]
+                tell(f"{number:5}  {one.acknowledged:12}  {one.posted_again:12}  {one.delivered:17}")
+            service.start()
+            report.acknowledged |= _post_again(service.callback_url(), owed)
+            _wait_until_caught_up(service, sink, report.acknowledged)
+            assert service.terminate() == 0, service.logs[-3000:]
+        finally:
+            service.close()
+        _compare(report, database_url, sink)
+    return report
+
+
+def _post_again(url: str, bodies: Iterable[bytes]) -> set[str]:
+    """Post until answered 200, as Mailjet repeats; the ids that are acknowledged now."""
+
+    async def post_all() -> list[bytes]:
+        target, slots, done = Target.parse(url), asyncio.Semaphore(16), []
+        async with make_session(16, 10) as session:
+
+            async def one(body: bytes) -> None:
+                async with slots:
+                    if (await post(session, target, body)).is_acknowledged:
+                        done.append(body)
+
+            await asyncio.gather(*(one(body) for body in bodies))
+        return done
+
+    return _ids(asyncio.run(post_all()))
+
+
+def _ids(bodies: Iterable[bytes]) -> set[str]:
+    return set().union(*(ids_in(body) for body in bodies))
+
+
+def _wait_until_caught_up(service: ServiceProcess, sink: SampleSink, acknowledged: set[str]) -> None:
+    def nothing_left() -> bool:
+        return service.get("/v1/sinks/crm")["backlog"] == 0 and acknowledged <= sink.counts.keys()
+
+    def detail() -> str:
+        return f"{service.get('/v1/sinks/crm')}, {len(acknowledged - sink.counts.keys())} missing"
+
+    until(nothing_left, "every acknowledged event at its sink", seconds=CAUGHT_UP_SECONDS, detail=detail)
+
+
+def _compare(report: Report, database_url: str, sink: SampleSink) -> None:
+    database = Database(database_url)
+    try:
+        with database.reading() as connection:
+            events: sa.Table = Event.__table__  # type: ignore[attr-defined]
+            deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
+            ids = list(connection.execute(sa.select(events.c.id)).scalars())
+            states = Counter(connection.execute(sa.select(deliveries.c.state)).scalars())
+            owed = set(connection.execute(sa.select(deliveries.c.event_id)).scalars())
+            if database.is_sqlite:
+                check = connection.exec_driver_sql("PRAGMA integrity_check").scalar_one()
+                report.strange += [] if check == "ok" else [f"integrity_check: {check}"]
+    finally:
+        database.close()
+    counts = sink.counts
+    report.stored, report.delivered = set(ids), set(counts)
+    report.repeats = sum(counts.values()) - len(counts)
+    report.unsettled = sum(states.values()) - states["delivered"]
+    if len(ids) != len(report.stored):
+        report.strange.append("an event is stored twice")
+    if owed != report.stored:
+        report.strange.append(f"{len(owed ^ report.stored)} events without their delivery, or the reverse")
+    if report.delivered - report.stored:
+        report.strange.append(f"{len(report.delivered - report.stored)} delivered that are not stored")
+    # A repeat carries the id of the very same content.
+    wrong = sum(1 for request in sink.requests if request.webhook_id != id_of(request.json()))
+    report.strange += [f"{wrong} requests bear another id than their event's"] if wrong else []
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+
+    def go(url: str, folder: Path) -> Report:
+        return run(url, folder, rounds=options.rounds, seed=options.seed, tell=lambda line: print(line, flush=True))
+
+    print("round  acknowledged  posted again  delivered in all")
+    with tempfile.TemporaryDirectory(prefix="jethook-kill9-") as name:
+        folder = Path(name)
+        if options.database == "sqlite":
+            report = go(f"sqlite:///{folder / 'kill9.db'}", folder)
+        else:
+            with running_postgres() as server:
+                with psycopg.connect(f"{server.url}/postgres", autocommit=True) as connection:
+                    connection.execute("CREATE DATABASE kill9")
+                report = go(f"{server.url}/kill9", folder)
+    print(f"{options.database}, {options.rounds} rounds: {report}")
+    return 0 if report.is_clean else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
