@@ -7,12 +7,20 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from app.db import Database
 from app.group_commit import MAX_ITEMS, GroupCommit
 from tests.delivery.support import run, until
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[Any]]:
+    """The log lines; drawing tracebacks would take longer than the tests."""
+    with structlog.testing.capture_logs() as lines:
+        yield lines
 
 
 @pytest.fixture

@@ -92,9 +92,8 @@ def test_the_verification_snippet_verifies_a_signed_delivery():
 def _signed(secret: str) -> tuple[bytes, dict[str, str]]:
     import time
 
-    from app.delivery.signing import signature_header
-    from app.settings import signing_key
+    from app.delivery.signing import Signer
 
     body, now = b'{"event":"open"}', int(time.time())
-    signature = signature_header([signing_key(secret)], message_id="id", timestamp=now, body=body)
+    signature = Signer.from_secrets([secret]).header("id", now, body)
     return body, {"webhook-id": "id", "webhook-timestamp": str(now), "webhook-signature": signature}

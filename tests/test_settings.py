@@ -399,6 +399,9 @@ def test_every_setting_is_in_the_reference_and_described():
     assert all(row.description for row in rows)
     assert {row.variable: row.default for row in rows}["JETHOOK_SINKS__{N}__URL"] == "required"
     assert {row.variable for row in rows if row.secret} == {
+        "JETHOOK_SINKS__{N}__PROXY",
+        "JETHOOK_SINKS__{N}__OAUTH_CLIENT_ID",
+        "JETHOOK_SINKS__{N}__OAUTH_CLIENT_SECRET",
         "JETHOOK_DATABASE_URL",
         "JETHOOK_SECRET_KEY",
         "JETHOOK_API_KEYS",

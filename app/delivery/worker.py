@@ -129,8 +129,8 @@ class Relay:
     # --- steering ---
 
     def snapshot(self, sink: str) -> dict[str, Any]:
-        """What only this process knows of a sink."""
-        return self.runners[sink].snapshot()
+        """What only this process knows of a sink, and what it has not written down yet."""
+        return self.runners[sink].snapshot() | self.sink_results.get(sink, {})
 
     async def test(self, sink: str) -> dict[str, Any]:
         """One try with an event that is not real, whatever the sink's state; nothing is stored."""

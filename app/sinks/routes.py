@@ -91,14 +91,15 @@ def build_router(settings: Settings, database: Database, keys: ApiKeys, control:
     def view(connection: Connection, name: str, states: Mapping[str, Mapping[str, Any]]) -> Sink:
         configured = settings.sinks.get(name)
         shown = configured or SinkSettings(url="http://removed.invalid")
-        state = states.get(name, {})
+        here = control.snapshot(name) if configured else {}
+        state = {**states.get(name, {}), **{k: v for k, v in here.items() if k != "paused"}}  # a pause is the table's
         succeeded = state.get("last_success_at")
         return Sink(
             name=name,
             url=mask_url(configured.url) if configured else None,
             state="removed" if configured is None else "paused" if state.get("paused") else "active",
             paused_reason=state.get("paused_reason"),
-            breaker=control.snapshot(name)["breaker"] if configured else "closed",
+            breaker=state.get("breaker", "closed"),
             webhooks=list(shown.webhooks or settings.effective_webhooks),
             events=list(shown.events or EVENT_TYPES),
             envelope=shown.envelope if configured else None,
