@@ -77,8 +77,8 @@ def test_of_many_who_ask_together_one_leads(database):
     assert sum(answers) == 1
 
 
-def test_two_processes_agree_on_one_leader(database, database_url):
-    other = Database(database_url)
+def test_two_processes_agree_on_one_leader(database, migrated_url):
+    other = Database(migrated_url)
     try:
         with ThreadPoolExecutor(2) as threads:
             for second in range(0, 200, 20):
