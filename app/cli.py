@@ -143,7 +143,8 @@ def _print_report(report: dict[str, Any]) -> None:
         out.print(table)
     for fault in report["faults"]:
         err.print(str(fault))
-    out.print(f"{report['changed']} changed, {len(report['faults'])} faults")
+    what = "to change" if report["dry_run"] else "changed"
+    out.print(f"{report['changed']} {what}, {len(report['faults'])} faults")
 
 
 @cli.command()

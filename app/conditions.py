@@ -43,6 +43,8 @@ def parse_condition(text: str) -> Condition:
         raise BadCondition("", f"not JSON: {error}") from None
     except RecursionError:
         raise BadCondition("", "nested too deep") from None
+    except InvalidOperation:
+        raise BadCondition("", "a number has too large an exponent") from None
     return compile_condition(tree)
 
 
@@ -50,8 +52,7 @@ def compile_condition(tree: Any, pointer: str = "") -> Condition:
     """Compile an object of fields, `$and`, `$or` and `$not`. Raises BadCondition."""
     if not isinstance(tree, dict):
         raise BadCondition(pointer, "an object of fields is expected")
-    if pointer.count("/") > MAX_DEPTH:
-        raise BadCondition(pointer, "nested too deep")
+    _check_depth(pointer)
     parts = [_part(key, value, f"{pointer}/{_escaped(key)}") for key, value in tree.items()]
     return lambda event: all(part(event) for part in parts)
 
@@ -102,8 +103,14 @@ def _field_test(value: Any, pointer: str, *, is_time: bool) -> Test:
     return lambda found: all(test(found) for test in tests)
 
 
+def _check_depth(pointer: str) -> None:
+    if pointer.count("/") > MAX_DEPTH:
+        raise BadCondition(pointer, "nested too deep")
+
+
 def _operator(name: str, operand: Any, pointer: str, *, is_time: bool) -> Test:
     if name == "$not":
+        _check_depth(pointer)
         inner = _field_test(operand, pointer, is_time=is_time)
         return lambda found: not inner(found)
     make = _OPERATORS.get(name)

@@ -168,7 +168,7 @@ def insert_new(
     before = _scalar(connection, f"SELECT max(seq) FROM {table.name}", ()) or 0  # noqa: S608
     if insert_missing(connection, table, columns, rows) == len(keys):
         return keys
-    return {key for key in keys if _is_after(connection, table.name, columns[0], key, before)}
+    return _keys_after(connection, table.name, columns[0], [row[0] for row in rows], before)
 
 
 def _insert_returning(
@@ -183,9 +183,15 @@ def _insert_returning(
     return inserted
 
 
-def _is_after(connection: Connection, table: str, key: str, value: Any, before: int) -> bool:
-    sql = f'SELECT seq > ? FROM {table} WHERE "{key}" = ?'  # noqa: S608
-    return bool(_scalar(connection, sql, (before, value)))
+def _keys_after(connection: Connection, table: str, key: str, keys: Sequence[Any], before: int) -> set[Any]:
+    found: set[Any] = set()
+    for chunk in chunks(keys, 512):
+        marks = ", ".join("?" * len(chunk))
+        sql = f'SELECT "{key}" FROM {table} WHERE "{key}" IN ({marks}) AND seq > ?'  # noqa: S608
+        cursor = run_driver_sql(connection, sql, (*chunk, before))
+        found.update(row[0] for row in cursor.fetchall())
+        cursor.close()
+    return found
 
 
 def _scalar(connection: Connection, sql: str, values: Sequence[Any]) -> Any:
@@ -196,11 +202,13 @@ def _scalar(connection: Connection, sql: str, values: Sequence[Any]) -> Any:
 
 
 def chunks(rows: Sequence[T], most: int = 128) -> Iterator[Sequence[T]]:
-    """Runs of 128, 64, 32 … 1 rows: few sizes, so that each statement is prepared once and found again."""
+    """Runs of 128 rows, then of 64, then the rest: as few statements as can be while each is prepared once and found
+    again, since each costs the writer a turn at the interpreter lock."""
     start, size = 0, most
     while start < len(rows):
-        while size > len(rows) - start:
-            size //= 2
+        left = len(rows) - start
+        if left < size:
+            size = min(most // 2, left)
         yield rows[start : start + size]
         start += size
 
@@ -235,7 +243,9 @@ def _sqlite_engine(url: sa.URL, *, writes: bool) -> Engine:
         hide_parameters=True,  # a traceback in the log must not show addresses
         pool_size=1 if writes else 8,
         max_overflow=0 if writes else 32,
-        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000, "cached_statements": 256},
+        # A writer always ends its transaction itself; asking once more costs a turn at the interpreter lock.
+        pool_reset_on_return=None if writes else "rollback",
+        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000, "cached_statements": 512},
     )
 
     @event.listens_for(engine, "connect")

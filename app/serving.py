@@ -74,7 +74,7 @@ def serve(settings: Settings) -> int:
 def run(app: FastAPI, settings: Settings) -> int:
     config = uvicorn.Config(
         app, host=settings.host, port=settings.port, loop="auto", http="auto", access_log=False, log_config=None,
-        server_header=False, timeout_graceful_shutdown=20, timeout_keep_alive=75, lifespan="on",
+        server_header=False, proxy_headers=False, timeout_graceful_shutdown=20, timeout_keep_alive=75, lifespan="on",
     )  # fmt: skip
     server = GracefulServer(config, app.state.service)
     log.info(

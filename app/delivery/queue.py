@@ -6,7 +6,7 @@ repair; a holder that comes late finds another token and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -90,7 +90,7 @@ def claim_due(connection: Connection, request: ClaimRequest) -> list[Job]:
         .with_for_update(skip_locked=True)  # SQLite, a single writer, drops it
     )
     if request.is_ordered:
-        due = due.where(sa.not_(_has_earlier()))
+        due = due.where(*_is_next(request.now))
     # Not a plain subquery: PostgreSQL may run that again for each row it joins, and so claim more than the limit.
     chosen = due.cte("due")
     rows = _take(connection, request, _deliveries.c.event_id.in_(sa.select(chosen.c.event_id)))
@@ -99,7 +99,12 @@ def claim_due(connection: Connection, request: ClaimRequest) -> list[Job]:
         rest = sa.and_(
             _deliveries.c.batch_id.in_(sorted(batches)),
             _deliveries.c.state == DeliveryState.PENDING.value,
-            sa.func.coalesce(_deliveries.c.lease_token, "") != request.lease_token,
+            # Not those just taken; but those that bear our token and that nobody holds any more, or one batch would go
+            # out in two parts under one id.
+            sa.or_(
+                sa.func.coalesce(_deliveries.c.lease_token, "") != request.lease_token,
+                _deliveries.c.next_attempt_at <= request.now,
+            ),
         )
         rows = [*rows, *_take(connection, request, rest)]
     rows.sort(key=lambda row: str(row.event_id))  # in the order of the events' times: RETURNING has none
@@ -120,20 +125,48 @@ def _take(connection: Connection, request: ClaimRequest, which: sa.ColumnElement
     return list(connection.execute(taken).all())
 
 
-def _has_earlier() -> sa.Exists:
-    """Is an earlier event of the same key still owed to the sink?"""
-    earlier = _deliveries.alias("earlier")
-    return (
+def _is_next(now: datetime) -> list[sa.ColumnElement[bool]]:
+    """In an order: no earlier event of its key is owed, nor that of a member of its batch, and none of its key is being
+    sent. (A late one is earlier than what is under way; and a batch that waits was formed after the one it waits for
+    could be, so two never wait for each other.)"""
+    other, member = _deliveries.alias("other"), _deliveries.alias("member")
+    under_way = sa.and_(other.c.lease_token.is_not(None), other.c.next_attempt_at > now)
+    unready = (
         sa.select(sa.literal(1))
-        .select_from(earlier)
+        .select_from(member)
         .where(
-            earlier.c.sink == _deliveries.c.sink,
-            earlier.c.order_key == _deliveries.c.order_key,
-            earlier.c.order_key.is_not(None),
-            earlier.c.state == sa.literal_column("'pending'"),
-            earlier.c.event_id < _deliveries.c.event_id,
+            member.c.batch_id == _deliveries.c.batch_id,
+            member.c.batch_id.is_not(None),
+            member.c.sink == _deliveries.c.sink,
+            member.c.state == sa.literal_column("'pending'"),
+            _of_its_key(_deliveries.alias("before"), member, lambda before: before.c.event_id < member.c.event_id),
         )
         .correlate(_deliveries)
+        .exists()
+    )
+    return [
+        sa.not_(_of_its_key(_deliveries.alias("earlier"), _deliveries, lambda e: e.c.event_id < _deliveries.c.event_id)),
+        sa.not_(_of_its_key(other, _deliveries, lambda o: sa.and_(o.c.event_id != _deliveries.c.event_id, under_way))),
+        sa.not_(unready),
+    ]
+
+
+def _of_its_key(
+    other: sa.FromClause, mine: sa.FromClause, which: Callable[[sa.FromClause], sa.ColumnElement[bool]]
+) -> sa.Exists:
+    """Is one of the same key, and not of the same batch, owed to the sink?"""
+    return (
+        sa.select(sa.literal(1))
+        .select_from(other)
+        .where(
+            other.c.sink == mine.c.sink,
+            other.c.order_key == mine.c.order_key,
+            other.c.order_key.is_not(None),
+            other.c.state == sa.literal_column("'pending'"),  # the very words of the partial index
+            sa.or_(other.c.batch_id.is_(None), other.c.batch_id.is_distinct_from(mine.c.batch_id)),
+            which(other),
+        )
+        .correlate(mine)
         .exists()
     )
 

@@ -41,6 +41,7 @@ log = structlog.get_logger(__name__)
 HELD_AT_LEAST = 1000  # deliveries of one sink and priority in memory; the others wait in the table
 HELD_AT_MOST = 10_000
 CLAIM_AT_ONCE = 250
+COMMITTED_SOON = timedelta(seconds=0.02)  # what is claimed from the table need not wait for the next poll
 GIVE_BACK_SECONDS = 2.0  # when the service stops, for the database to take what came of the last requests
 # A batch that the sink found too large: its halves go out at once, as batches of their own.
 SPLIT = Decision(DeliveryState.PENDING, retry_in_seconds=0.0, counts=False, reason="sent again in halves")
@@ -120,7 +121,10 @@ class SinkRunner:
 
     def reserve(self) -> bool:
         """Room for one fresh delivery that would be sent soon? One in an order is claimed from the table instead."""
-        if not self._sending or self._paused or self.is_ordered or not self.is_closed:
+        if not self._sending or self._paused or not self.is_closed:
+            return False
+        if self.is_ordered:
+            self._outbox.wake_at(utc_now() + COMMITTED_SOON)
             return False
         if self._held[Priority.FIRST] >= self._held_limit:
             return False

@@ -172,28 +172,41 @@ class Relay:
         now = utc_now()
         again = now + timedelta(seconds=POLL_SECONDS)
         requests: list[ClaimRequest] = []
-        probed: set[str] = set()
+        probes: dict[str, list[ClaimRequest]] = {}
         for (sink, priority), moment in sorted(due.items()):
             runner = self.runners[sink]
             room = runner.room(priority)
-            if room <= 0 or sink in probed:
+            if room <= 0:
                 continue
             if moment > now:
                 again = min(again, moment)
                 continue
-            if not runner.is_closed:
-                probed.add(sink)  # one delivery of whatever priority, not one of each
             until = now + timedelta(seconds=LEASE_SECONDS)
-            requests.append(ClaimRequest(sink, priority, room, now, until, self.lease_token, runner.is_ordered))
-        claimed = await asyncio.gather(*(self._claim(request) for request in requests))
+            request = ClaimRequest(sink, priority, room, now, until, self.lease_token, runner.is_ordered)
+            (requests if runner.is_closed else probes.setdefault(sink, [])).append(request)
+        claimed = await asyncio.gather(
+            *(self._claim(request) for request in requests), *(self._probe(each) for each in probes.values())
+        )
         return now if any(claimed) else again
+
+    async def _probe(self, requests: Sequence[ClaimRequest]) -> bool:
+        """One delivery of whatever priority, not one of each. All of the first may have to wait for one of the next:
+        they come after it in an order."""
+        for request in requests:
+            if await self._take(request):
+                break
+        return False
 
     async def _claim(self, request: ClaimRequest) -> bool:
         """True if there may be more where this came from."""
+        taken = await self._take(request)
+        return taken >= request.limit and self.runners[request.sink].room(request.priority) > 0
+
+    async def _take(self, request: ClaimRequest) -> int:
+        """How many were claimed."""
         jobs = await self._claims.submit(request)
-        runner = self.runners[request.sink]
-        runner.add_claimed(jobs)
-        return len(jobs) >= request.limit and runner.room(request.priority) > 0
+        self.runners[request.sink].add_claimed(jobs)
+        return len(jobs)
 
     def _look(self, connection: Connection) -> tuple[dict[str, str | None], dict[tuple[str, int], datetime]]:
         """(paused sinks -> the reason, what is due next of the others); on a worker thread."""
