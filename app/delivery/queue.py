@@ -77,22 +77,8 @@ def claim_due(connection: Connection, request: ClaimRequest) -> list[Job]:
 
     Of a batch that was formed before, all members are taken, so the list can be longer than the limit.
     """
-    due = (
-        sa.select(_deliveries.c.event_id)
-        .where(
-            _deliveries.c.sink == request.sink,
-            _deliveries.c.state == sa.literal_column("'pending'"),  # the partial index asks for the very word
-            _deliveries.c.priority == request.priority,
-            _deliveries.c.next_attempt_at <= request.now,
-        )
-        .order_by(_deliveries.c.next_attempt_at)
-        .limit(request.limit)
-        .with_for_update(skip_locked=True)  # SQLite, a single writer, drops it
-    )
-    if request.is_ordered:
-        due = due.where(*_is_next(request.now))
     # Not a plain subquery: PostgreSQL may run that again for each row it joins, and so claim more than the limit.
-    chosen = due.cte("due")
+    chosen = due_ids(request).cte("due")
     rows = _take(connection, request, _deliveries.c.event_id.in_(sa.select(chosen.c.event_id)))
     batches = {row.batch_id for row in rows if row.batch_id is not None}
     if batches:
@@ -112,6 +98,23 @@ def claim_due(connection: Connection, request: ClaimRequest) -> list[Job]:
     return [_job(row, request.sink, events[row.event_id]) for row in rows if row.event_id in events]
 
 
+def due_ids(request: ClaimRequest) -> sa.Select[tuple[str]]:
+    """The events whose deliveries a claim takes; what others have locked is passed over."""
+    due = (
+        sa.select(_deliveries.c.event_id)
+        .where(
+            _deliveries.c.sink == request.sink,
+            _deliveries.c.state == sa.literal_column("'pending'"),  # the partial index asks for the very word
+            _deliveries.c.priority == request.priority,
+            _deliveries.c.next_attempt_at <= request.now,
+        )
+        .order_by(_deliveries.c.next_attempt_at)
+        .limit(request.limit)
+        .with_for_update(skip_locked=True)  # SQLite, a single writer, drops it
+    )
+    return due.where(*_is_next(request.now)) if request.is_ordered else due
+
+
 def _take(connection: Connection, request: ClaimRequest, which: sa.ColumnElement[bool]) -> list[Row[Any]]:
     taken = (
         sa.update(_deliveries)
@@ -126,9 +129,9 @@ def _take(connection: Connection, request: ClaimRequest, which: sa.ColumnElement
 
 
 def _is_next(now: datetime) -> list[sa.ColumnElement[bool]]:
-    """In an order: no earlier event of its key is owed, nor that of a member of its batch, and none of its key is being
-    sent. (A late one is earlier than what is under way; and a batch that waits was formed after the one it waits for
-    could be, so two never wait for each other.)"""
+    """In an order: no earlier event of its key is owed, nor of the key of a member of its batch; and none of its key is
+    being sent, which one that came late may well be earlier than. Two batches never wait for each other, since the one
+    formed last had nothing before it."""
     other, member = _deliveries.alias("other"), _deliveries.alias("member")
     under_way = sa.and_(other.c.lease_token.is_not(None), other.c.next_attempt_at > now)
     unready = (
@@ -144,11 +147,9 @@ def _is_next(now: datetime) -> list[sa.ColumnElement[bool]]:
         .correlate(_deliveries)
         .exists()
     )
-    return [
-        sa.not_(_of_its_key(_deliveries.alias("earlier"), _deliveries, lambda e: e.c.event_id < _deliveries.c.event_id)),
-        sa.not_(_of_its_key(other, _deliveries, lambda o: sa.and_(o.c.event_id != _deliveries.c.event_id, under_way))),
-        sa.not_(unready),
-    ]
+    earlier = _of_its_key(_deliveries.alias("earlier"), _deliveries, lambda e: e.c.event_id < _deliveries.c.event_id)
+    beside = _of_its_key(other, _deliveries, lambda o: sa.and_(o.c.event_id != _deliveries.c.event_id, under_way))
+    return [sa.not_(earlier), sa.not_(beside), sa.not_(unready)]
 
 
 def _of_its_key(
@@ -278,7 +279,7 @@ def _values_of(c: Completion) -> tuple[Any, ...]:
 _COMPLETION_TYPES = ("text",) * 4 + ("bigint",) * 6 + ("text",) * 2
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _completion_sql(rows: int, dialect: str) -> str:
     mark = "?" if dialect == "sqlite" else "%s"
     # A column of NULLs alone would be text to PostgreSQL.

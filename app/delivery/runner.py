@@ -41,7 +41,6 @@ log = structlog.get_logger(__name__)
 HELD_AT_LEAST = 1000  # deliveries of one sink and priority in memory; the others wait in the table
 HELD_AT_MOST = 10_000
 CLAIM_AT_ONCE = 250
-COMMITTED_SOON = timedelta(seconds=0.02)  # what is claimed from the table need not wait for the next poll
 GIVE_BACK_SECONDS = 2.0  # when the service stops, for the database to take what came of the last requests
 # A batch that the sink found too large: its halves go out at once, as batches of their own.
 SPLIT = Decision(DeliveryState.PENDING, retry_in_seconds=0.0, counts=False, reason="sent again in halves")
@@ -67,6 +66,9 @@ class Outbox(Protocol):
         """Something may be claimed at `moment`."""
 
     def look_again(self) -> None: ...
+
+    def look_after_commit(self) -> None:
+        """What is about to be written may be claimed then."""
 
 
 class SinkRunner:
@@ -124,7 +126,7 @@ class SinkRunner:
         if not self._sending or self._paused or not self.is_closed:
             return False
         if self.is_ordered:
-            self._outbox.wake_at(utc_now() + COMMITTED_SOON)
+            self._outbox.look_after_commit()
             return False
         if self._held[Priority.FIRST] >= self._held_limit:
             return False

@@ -30,7 +30,7 @@ from app.settings import SinkSettings
 from app.views import clean
 
 MAX_ANSWER_BYTES = 64 * 1024  # read, then the connection is closed and the status counts
-KEPT_ANSWER_CHARS = 1024
+KEPT_ANSWER_CHARS = 4096
 MAX_ERROR_CHARS = 300
 REUSE_SECONDS = 1.0  # a connection that was closed before we reused it shows that within a round trip
 # What a configured header may not say: our words, and how the request is framed.

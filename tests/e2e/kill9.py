@@ -2,6 +2,9 @@
 
 `python -m tests.e2e.kill9 --rounds 20 --database sqlite` (or `postgresql`) prints a table and exits 1 on a loss. Load
 comes from the engine of `jethook simulate`; what was not answered is posted again, as Mailjet does.
+
+With `--batch N` the sink takes batches of up to N; a batch that comes again under its id must hold the same events.
+With `--replay` every event is replayed afterwards, and the service killed as often again in the middle of that.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import psycopg
 import sqlalchemy as sa
 
 from app.db import Database
+from app.delivery.batching import batch_id
 from app.models import Delivery, Event
 from app.simulator.posting import PostResult, Target, make_session, post
 from app.simulator.server import LocalServer
@@ -35,7 +39,7 @@ CAUGHT_UP_SECONDS = 60  # leases of a killed process run out after 12
 
 @dataclass(slots=True)
 class Round:
-    """One life of the service under load, in events."""
+    """One life of the service, in events: under load, or in the middle of a replay."""
 
     acknowledged: int
     posted_again: int
@@ -51,6 +55,7 @@ class Report:
     stored: set[str] = field(default_factory=set)
     delivered: set[str] = field(default_factory=set)
     repeats: int = 0
+    replayed: set[str] = field(default_factory=set)
     strange: list[str] = field(default_factory=list)  # what must not be, in words
     unsettled: int = 0
 
@@ -116,8 +121,9 @@ class Load:
 
 
 def run(
-    database_url: str, folder: Path, *, rounds: int, seed: int = 1, tell: Callable[[str], None] = lambda line: None
-) -> Report:
+    database_url: str, folder: Path, *, rounds: int, seed: int = 1, tell: Callable[[str], None] = lambda line: None,
+    batch: int = 1, replay: bool = False,
+) -> Report:  # fmt: skip
     """Kill the service `rounds` times at a random moment under load, let it catch up, and compare."""
     rng = random.Random(seed)
     report = Report()
@@ -125,7 +131,8 @@ def run(
     with LocalServer(sink) as server:
         environment = {
             "JETHOOK_SINKS__CRM__URL": server.url, "JETHOOK_SINKS__CRM__RETRY_SCHEDULE_SECONDS": "0.2,0.2,0.2",
-            "JETHOOK_LOG_LEVEL": "warning",
+            "JETHOOK_LOG_LEVEL": "warning", "JETHOOK_SINKS__CRM__BATCH_SIZE": str(batch),
+            "JETHOOK_SINKS__CRM__BATCH_LINGER_SECONDS": "0.05",
         }  # fmt: skip
         service = ServiceProcess(folder, database_url, environment)
         owed: list[bytes] = []
@@ -141,17 +148,70 @@ def run(
                 answered = _ids(load.acknowledged)
                 report.acknowledged |= answered
                 owed = load.unanswered[:400]
-                report.rounds.append(Round(len(answered), len(again), sink.distinct))
+                report.rounds.append(Round(len(answered), len(again), len(_events_at(sink, batch))))
                 one = report.rounds[-1]
                 tell(f"{number:5}  {one.acknowledged:12}  {one.posted_again:12}  {one.delivered:17}")
             service.start()
             report.acknowledged |= _post_again(service.callback_url(), owed)
-            _wait_until_caught_up(service, sink, report.acknowledged)
+            _wait_until_caught_up(service, sink, report.acknowledged, batch)
+            if replay:
+                _replay(report, service, sink, rounds=rounds, rng=rng, tell=tell, batch=batch)
             assert service.terminate() == 0, service.logs[-3000:]
         finally:
             service.close()
-        _compare(report, database_url, sink)
+        _compare(report, database_url, sink, batch)
     return report
+
+
+def _replay(
+    report: Report, service: ServiceProcess, sink: SampleSink, *, rounds: int, rng: random.Random,
+    tell: Callable[[str], None], batch: int,
+) -> None:  # fmt: skip
+    """Kill it in the middle of a replay of everything, at a rate by which it lasts as long as that takes."""
+    stored = len(_events_at(sink, batch))
+    rate = max(50.0, stored / (4.0 * rounds))
+    answer = service.http.post("/v1/replays", json={"sink": "crm", "filter": {}, "rate_per_second": rate})
+    assert answer.status_code in (200, 201, 202), answer.text
+    path = f"/v1/replays/{answer.json()['id']}"
+    for number in range(1, rounds + 1):
+        before = len(_replayed(sink, batch))
+        # In the middle: something of it came in this life, and the moment after is random.
+        until(
+            lambda b=before: len(_replayed(sink, batch)) > b or _has_ended(service, path),
+            "a replayed event",
+            seconds=40,
+        )
+        threading.Event().wait(rng.uniform(0.0, 0.6))
+        came = len(_replayed(sink, batch))
+        service.kill()
+        report.rounds.append(Round(0, 0, came))
+        tell(f"{number:5}  {'replay':>12}  {'':12}  {came:17}")
+        service.start()
+    until(lambda: _has_ended(service, path), "the end of the replay", seconds=CAUGHT_UP_SECONDS)
+    ended = service.get(path)
+    report.replayed = _replayed(sink, batch)
+    if (ended["state"], ended["done"]) != ("done", stored):
+        report.strange.append(f"the replay of {stored} ended so: {ended}")
+    if len(report.replayed) != stored:
+        report.strange.append(f"{stored - len(report.replayed)} were not replayed")
+
+
+def _has_ended(service: ServiceProcess, path: str) -> bool:
+    return bool(service.get(path)["state"] != "running")
+
+
+def _events_at(sink: SampleSink, batch: int) -> set[str]:
+    """The ids of the events that came, alone or in batches."""
+    if batch == 1:
+        return set(sink.counts)
+    return _ids({request.webhook_id: request.body for request in sink.requests}.values())
+
+
+def _replayed(sink: SampleSink, batch: int) -> set[str]:
+    marked = [request for request in sink.requests if (b"x-jethook-replay", b"true") in request.raw_headers]
+    if batch == 1:
+        return {str(request.webhook_id) for request in marked}
+    return _ids({request.webhook_id: request.body for request in marked}.values())
 
 
 def _post_again(url: str, bodies: Iterable[bytes]) -> set[str]:
@@ -176,17 +236,17 @@ def _ids(bodies: Iterable[bytes]) -> set[str]:
     return set().union(*(ids_in(body) for body in bodies))
 
 
-def _wait_until_caught_up(service: ServiceProcess, sink: SampleSink, acknowledged: set[str]) -> None:
+def _wait_until_caught_up(service: ServiceProcess, sink: SampleSink, acknowledged: set[str], batch: int) -> None:
     def nothing_left() -> bool:
-        return service.get("/v1/sinks/crm")["backlog"] == 0 and acknowledged <= sink.counts.keys()
+        return service.get("/v1/sinks/crm")["backlog"] == 0 and acknowledged <= _events_at(sink, batch)
 
     def detail() -> str:
-        return f"{service.get('/v1/sinks/crm')}, {len(acknowledged - sink.counts.keys())} missing"
+        return f"{service.get('/v1/sinks/crm')}, {len(acknowledged - _events_at(sink, batch))} missing"
 
     until(nothing_left, "every acknowledged event at its sink", seconds=CAUGHT_UP_SECONDS, detail=detail)
 
 
-def _compare(report: Report, database_url: str, sink: SampleSink) -> None:
+def _compare(report: Report, database_url: str, sink: SampleSink, batch: int) -> None:
     database = Database(database_url)
     try:
         with database.reading() as connection:
@@ -201,7 +261,7 @@ def _compare(report: Report, database_url: str, sink: SampleSink) -> None:
     finally:
         database.close()
     counts = sink.counts
-    report.stored, report.delivered = set(ids), set(counts)
+    report.stored, report.delivered = set(ids), _events_at(sink, batch)
     report.repeats = sum(counts.values()) - len(counts)
     report.unsettled = sum(states.values()) - states["delivered"]
     if len(ids) != len(report.stored):
@@ -211,8 +271,13 @@ def _compare(report: Report, database_url: str, sink: SampleSink) -> None:
     if report.delivered - report.stored:
         report.strange.append(f"{len(report.delivered - report.stored)} delivered that are not stored")
     # A repeat carries the id of the very same content.
-    wrong = sum(1 for request in sink.requests if request.webhook_id != id_of(request.json()))
-    report.strange += [f"{wrong} requests bear another id than their event's"] if wrong else []
+    if batch == 1:
+        wrong = sum(1 for request in sink.requests if request.webhook_id != id_of(request.json()))
+    else:
+        wrong = sum(1 for request in sink.requests if request.webhook_id != batch_id(map(id_of, request.json())))
+    report.strange += [f"{wrong} requests bear another id than that of what they hold"] if wrong else []
+    large = sum(1 for request in sink.requests if batch > 1 and len(request.json()) > batch)
+    report.strange += [f"{large} batches of more than {batch}"] if large else []
 
 
 def main() -> int:
@@ -220,10 +285,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="the sink's BATCH_SIZE")
+    parser.add_argument("--replay", action="store_true", help="kill it in the middle of a replay as well")
     options = parser.parse_args()
 
     def go(url: str, folder: Path) -> Report:
-        return run(url, folder, rounds=options.rounds, seed=options.seed, tell=lambda line: print(line, flush=True))
+        return run(
+            url, folder, rounds=options.rounds, seed=options.seed, tell=lambda line: print(line, flush=True),
+            batch=options.batch, replay=options.replay,
+        )  # fmt: skip
 
     print("round  acknowledged  posted again  delivered in all")
     with tempfile.TemporaryDirectory(prefix="jethook-kill9-") as name:
