@@ -11,6 +11,8 @@ once a statement step, and a busy event loop gives it back only after the switch
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -80,6 +82,9 @@ class Database:
             self.writer = _postgres_engine(parsed)
             # One answer shows one moment, also where it takes several statements.
             self.reader = self.writer.execution_options(isolation_level="REPEATABLE READ")
+        self._path = parsed.database if self.is_sqlite else None
+        self.write_failed = False  # did the last transaction fail for the database's own reasons?
+        self._file: tuple[int, int] | None = None
         self.placeholder = "?" if self.is_sqlite else "%s"
         self._read_threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="db-read")
         self._write_threads = ThreadPoolExecutor(1 if self.is_sqlite else WRITE_THREADS, thread_name_prefix="db-write")
@@ -113,8 +118,29 @@ class Database:
         self.writer.dispose()
 
     def _in_transaction(self, work: Callable[[Connection], T]) -> T:
-        with self.writer.begin() as connection:
-            return work(connection)
+        try:
+            with self.writer.begin() as connection:
+                result = work(connection)
+                self._check_file()
+        except Exception as error:
+            self.write_failed = self.write_failed or is_outage(error)
+            raise
+        self.write_failed = False
+        return result
+
+    def _check_file(self) -> None:
+        """SQLite writes on into a file that was deleted or replaced, and it would all be gone at the next start."""
+        if self._path is None:
+            return
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            raise sqlite3.OperationalError("the database file was removed") from None
+        here = (found.st_dev, found.st_ino)
+        if self._file is None:
+            self._file = here
+        elif here != self._file:
+            raise sqlite3.OperationalError("the database file was replaced")
 
 
 def is_outage(error: BaseException) -> bool:
@@ -232,6 +258,8 @@ def _check_sqlite(path: str | None) -> None:
     folder = Path(path).absolute().parent
     if not folder.is_dir():
         raise DatabaseFault(f"JETHOOK_DATABASE_URL: the directory {str(folder)!r} does not exist; create it")
+    with contextlib.suppress(OSError):  # for its owner alone: it holds secrets and addresses
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     if Path(path).is_dir():
         raise DatabaseFault(f"JETHOOK_DATABASE_URL: {path!r} is a directory; name a file in it")
 

@@ -8,6 +8,7 @@ write them with one statement, and answers each of them. An answer is given only
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
@@ -73,7 +74,8 @@ class GroupCommit:
 
     def wake(self) -> None:
         if self._running is None:
-            self._running = asyncio.get_running_loop().create_task(self._run())
+            # In a context of its own: its log lines are not those of the request that happened to wake it.
+            self._running = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
 
     async def drain(self) -> None:
         """Wait until nothing waits any more."""

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from app import __version__, health
 from app.credentials import callback_passwords, load_secret_key, made_api_key, registered_passwords
@@ -21,7 +21,7 @@ from app.dispatch.matching import Matcher
 from app.dispatch.service import Handover, NoWorker
 from app.errors import DatabaseFault
 from app.group_commit import GroupCommit
-from app.http import ApiKeys, install_problem_handlers
+from app.http import ApiKeys, BodyLimit, install_problem_handlers
 from app.ingest import quarantine
 from app.ingest.auth import CallbackAuth
 from app.ingest.routes import ReceiveFirst, Receiver, openapi_path
@@ -41,6 +41,7 @@ from app.sinks import routes as sink_routes
 log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 10.0
+MAX_REST_BODY_BYTES = 1024 * 1024
 
 
 class Service:
@@ -168,24 +169,28 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         summary="Keeps, relays and answers questions about what Mailjet says happened to every message.",
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect names whatever host the caller claimed, and is no answer of ours
     )
     app.state.service = service
     app.router.routes.insert(0, service.receiver.route())
     keys = service.keys
-    app.include_router(query_routes.build_router(service.database, keys))
-    app.include_router(delivery_routes.build_router(service.database, keys, service.look_again))
-    app.include_router(quarantine.build_router(service.database, keys, service.ingest))
-    app.include_router(sink_routes.build_router(settings, service.database, keys, service.relay))
-    app.include_router(
+    rest = APIRouter()
+    rest.include_router(query_routes.build_router(service.database, keys))
+    rest.include_router(delivery_routes.build_router(service.database, keys, service.look_again))
+    rest.include_router(quarantine.build_router(service.database, keys, service.ingest))
+    rest.include_router(sink_routes.build_router(settings, service.database, keys, service.relay))
+    rest.include_router(
         replay_routes.build_router(service.recipients, service.database, keys, service.replays.look_again)
     )
-    app.include_router(registration_routes.build_router(settings, service.database, keys, service.registrar))
-    app.include_router(
+    rest.include_router(registration_routes.build_router(settings, service.database, keys, service.registrar))
+    rest.include_router(
         health.build_router(
             service.database, service.metrics.registry, registration_state=service.registration_state,
             stopping=lambda: service.stopping, components=service.components,
         )
     )  # fmt: skip
+    app.include_router(rest)
+    app.add_middleware(BodyLimit, most=MAX_REST_BODY_BYTES, but="/webhooks/")  # callbacks have a limit of their own
     app.add_middleware(ReceiveFirst, receiver=service.receiver)
     _document_receiving(app)
     install_problem_handlers(app)

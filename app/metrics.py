@@ -80,6 +80,11 @@ class Metrics:
         self._make_present(list(webhooks), list(sinks))
 
     def _make_present(self, webhooks: list[str], sinks: list[str]) -> None:
+        for code in ("401", "404"):
+            self.ingest_requests.labels(UNKNOWN, code)
+        for operation in ("list", "create", "update", "delete"):
+            for code in ("200", "201", "204", "304", "400", "401", "429", "500", "unreachable"):
+                self.mailjet_requests.labels(operation, code)
         for webhook in webhooks:
             for code in ("200", "401", "413", "503"):
                 self.ingest_requests.labels(webhook, code)

@@ -13,6 +13,7 @@ from types import FrameType
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app import __version__
 from app.db import Database
@@ -25,8 +26,39 @@ from app.settings import Settings
 log = structlog.get_logger(__name__)
 
 DATABASE_PATIENCE_SECONDS = 60  # a PostgreSQL that starts together with us is not a fault yet
+MAX_HEAD_BYTES = 64 * 1024
+TOO_LARGE_HEAD = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 DRAIN_SECONDS = 1.0  # after SIGTERM new posts still get their 503 while balancers learn of it
 SWITCH_INTERVAL_SECONDS = 0.001  # a finished write wakes the loop's thread sooner than after Python's 5 ms
+
+
+class BoundedHead(HttpToolsProtocol):
+    """uvicorn's protocol, which by itself takes request heads of any size from anybody.
+
+    What comes before a head's end is counted by what arrives; the piece that ends one may hold part of a body too, and
+    is not counted.
+    """
+
+    _in_head = True
+    _ended = False
+    _head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._ended = False
+        super().data_received(data)
+        if self._in_head and not self._ended:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.transport.write(TOO_LARGE_HEAD)
+                self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._ended, self._head_bytes = False, True, 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head = self._ended = True
+        super().on_message_complete()
 
 
 class GracefulServer(uvicorn.Server):
@@ -58,6 +90,7 @@ class GracefulServer(uvicorn.Server):
             loop.call_soon_threadsafe(lambda: loop.call_later(DRAIN_SECONDS, self._end))
 
     def _end(self) -> None:
+        self._service.receiver.cut_unfinished()
         self.should_exit = True
 
 
@@ -73,7 +106,7 @@ def serve(settings: Settings) -> int:
 
 def run(app: FastAPI, settings: Settings) -> int:
     config = uvicorn.Config(
-        app, host=settings.host, port=settings.port, loop="auto", http="auto", access_log=False, log_config=None,
+        app, host=settings.host, port=settings.port, loop="auto", http=BoundedHead, access_log=False, log_config=None,
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=20, timeout_keep_alive=75, lifespan="on",
     )  # fmt: skip
     server = GracefulServer(config, app.state.service)

@@ -45,7 +45,7 @@ class CallbackAuth:
         if scheme.lower() != b"basic":
             return False
         try:
-            user, _, password = base64.b64decode(encoded.strip()).partition(b":")
+            user, _, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
         except (binascii.Error, ValueError):
             return False
         user_fits = hmac.compare_digest(user, self._instance)

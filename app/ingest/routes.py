@@ -27,6 +27,7 @@ from app.metrics import UNKNOWN, Metrics
 
 log = structlog.get_logger(__name__)
 
+BODY_SECONDS = 60.0  # for a whole body to come
 DRAIN_BYTES = 64 * 1024 * 1024  # of a body that is too large, read on this far so that the caller sees the 413
 PREFIX = "/webhooks/"
 _JSON = (b"content-type", b"application/json")
@@ -73,6 +74,8 @@ class Receiver:
         self._max_body_bytes = max_body_bytes
         self._stopping = stopping
         self.in_flight = 0
+        self._reading: set[asyncio.Task[Any]] = set()
+        self._late: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -150,7 +153,33 @@ class Receiver:
         if verdict is Verdict.UNKNOWN_WEBHOOK:
             raise WebhookNotFound(f"no webhook {webhook[:63]!r} is configured")
 
+    def cut_unfinished(self) -> None:
+        """The service stops: bodies that are still on their way are not waited for."""
+        for task in list(self._reading):
+            self._cut(task)
+
+    def _cut(self, task: asyncio.Task[Any]) -> None:
+        self._late.add(task)
+        task.cancel()
+
     async def _read(self, receive: Receive, length: int | None) -> bytes:
+        task = asyncio.current_task()
+        assert task is not None
+        timer = asyncio.get_running_loop().call_later(BODY_SECONDS, self._cut, task)
+        self._reading.add(task)
+        try:
+            return await self._read_all(receive, length)
+        except asyncio.CancelledError:
+            if task not in self._late:
+                raise
+            task.uncancel()
+            raise Unavailable("the body did not come in time") from None
+        finally:
+            timer.cancel()
+            self._reading.discard(task)
+            self._late.discard(task)
+
+    async def _read_all(self, receive: Receive, length: int | None) -> bytes:
         parts: list[bytes] = []
         size = 0
         while True:
@@ -188,7 +217,8 @@ def _headers_of(scope: Scope) -> tuple[bytes | None, int | None]:
     length: int | None = None
     for name, value in scope["headers"]:
         if name == b"authorization":
-            authorization = value
+            # Two of them: a proxy before us may have judged the other one.
+            authorization = value if authorization is None else b""
         elif name == b"content-length" and value.isdigit():
             length = int(value[:20])
     return authorization, length

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+import structlog
 
 from app.dispatch.matching import Matcher
 from app.dispatch.service import Handover, fan_out
@@ -15,8 +18,13 @@ from app.ingest.writer import Post, PostWriter
 from app.mailjet.payloads import MailjetEvent, Reject, parse_events
 from app.settings import WebhookSettings
 
+log = structlog.get_logger(__name__)
+
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # bodies accepted and not yet committed; beyond it posts get 503
 MAX_WAITING_EVENTS = 50_000
+LARGE_BODY_BYTES = 256 * 1024
+ELEMENTS_AT_ONCE = 500
+MAX_REJECTS = 1000  # of one body; beyond, it is nothing of Mailjet's, and one entry keeps it whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +60,18 @@ class Ingest:
         """
         if self._waiting_bytes + len(body) > MAX_WAITING_BYTES or self._waiting_events > MAX_WAITING_EVENTS:
             raise Unavailable("more is waiting for the database than fits in memory")
-        elements = parse_events(body)
-        post = self._post(webhook, elements, now_micros)
+        size = len(body)
+        self._waiting_bytes += size
+        try:
+            # Python's parser is quick, but seconds of it in one go would stop everything else.
+            elements = await asyncio.to_thread(parse_events, body) if size > LARGE_BODY_BYTES else parse_events(body)
+            elements = _bounded(webhook, body, elements)
+            post = await self._post(webhook, elements, now_micros)
+        finally:
+            self._waiting_bytes -= size
         if not elements:
             return Accepted(0, 0, 0, 0, {})
-        size, count = len(body), len(elements)
+        count = len(elements)
         self._waiting_bytes += size
         self._waiting_events += count
         committed = self._lane.submit(post)
@@ -68,6 +83,11 @@ class Ingest:
         committed.add_done_callback(leave)
         new = await committed  # a caller that goes away leaves; the write goes on
         return _answer(elements, post, new)
+
+    @property
+    def waiting_events(self) -> int:
+        """Elements read and not yet committed."""
+        return self._waiting_events
 
     def hearers(self, webhook: str, event_type: str) -> tuple[str, ...]:
         """The webhooks an arrival is stored for: the one it came to, and all of its connection that watch the type."""
@@ -82,15 +102,17 @@ class Ingest:
                 self._hearers[webhook, event_type] = known
         return known
 
-    def _post(self, webhook: str, elements: list[MailjetEvent | Reject], now_micros: int) -> Post:
+    async def _post(self, webhook: str, elements: list[MailjetEvent | Reject], now_micros: int) -> Post:
         post = Post()
-        for element in elements:
+        for number, element in enumerate(elements, 1):
             if isinstance(element, Reject):
                 row = (content_id(webhook, element.body), webhook, now_micros, element.reason, element.body)
                 post.quarantined.append(row)
             else:
                 names = self.hearers(webhook, element.type)
                 post.elements.append(tuple(self._add(post, name, element, now_micros) for name in names))
+            if number % ELEMENTS_AT_ONCE == 0:
+                await asyncio.sleep(0)  # others have their turn
         return post
 
     def _add(self, post: Post, webhook: str, event: MailjetEvent, now_micros: int) -> str:
@@ -110,6 +132,18 @@ class Ingest:
             if jobs:
                 post.jobs[identity] = jobs
         return identity
+
+
+def _bounded(webhook: str, body: bytes, elements: list[MailjetEvent | Reject]) -> list[MailjetEvent | Reject]:
+    """The same, but rejects beyond a thousand are kept together: the first of them stands for the whole body."""
+    if len(elements) <= MAX_REJECTS:
+        return elements
+    rejects = sum(isinstance(element, Reject) for element in elements)
+    if rejects <= MAX_REJECTS:
+        return elements
+    log.warning("ingest.mostly_unreadable", webhook=webhook, elements=len(elements), rejects=rejects)
+    whole = Reject(body, f"{rejects} elements that are no events; the whole body is kept here")
+    return [element for element in elements if isinstance(element, MailjetEvent)] + [whole]
 
 
 def _answer(elements: list[MailjetEvent | Reject], post: Post, new: set[str]) -> Accepted:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
+MAX_ELEMENTS = 200_000  # of one body; 10 MB of the shortest real events are fewer
 MAX_DEPTH = 64  # Mailjet's events are flat; a sender's own JSON travels as text inside `Payload`
 LATEST_TIME = 4_102_444_800  # the first second of the year 2100
 _WHITE = re.compile(r"[ \t\n\r]*")
@@ -170,7 +171,7 @@ def _array(text: str, start: int) -> Iterator[tuple[Any, str]]:
     if text[at : at + 1] == "]":
         _expect_end(text, at + 1)
         return
-    while True:
+    for _ in range(MAX_ELEMENTS):
         value, end = _scan(text, at)
         yield value, text[at:end]
         at = _skip(text, end)
@@ -181,6 +182,7 @@ def _array(text: str, start: int) -> Iterator[tuple[Any, str]]:
         if mark != ",":
             raise MalformedPayload(f"not JSON: ',' or ']' expected at character {at}")
         at = _skip(text, at + 1)
+    raise MalformedPayload(f"more than {MAX_ELEMENTS} elements")
 
 
 def _skip(text: str, at: int) -> int:

@@ -222,6 +222,7 @@ def test_a_backlog_of_thousands_is_drained_within_the_limits_of_memory(database:
     assert 250 < most <= HELD_AT_LEAST
 
 
+@on_one_database
 def test_what_does_not_fit_into_memory_goes_through_the_table(database: Database, crm: SampleSink) -> None:
     crm.answer_always(Answer.delayed(0.5))
     total = HELD_AT_LEAST + 150
@@ -255,6 +256,7 @@ def test_first_attempts_never_wait_behind_retries(database: Database, crm: Sampl
     run(scenario())
 
 
+@on_one_database
 def test_a_short_schedule_is_kept_to_and_does_not_wait_for_the_next_poll(database: Database, crm: SampleSink) -> None:
     crm.answer_next(500, 500, 500)
 
@@ -306,6 +308,7 @@ def test_a_look_that_is_under_way_does_not_swallow_a_wake_up(database: Database,
 # --- the breaker -----------------------------------------------------------------------------------------------------
 
 
+@on_one_database
 def test_an_open_breaker_keeps_deliveries_without_using_up_attempts_then_probes_with_one_and_drains(
     database: Database, crm: SampleSink, logs: list[Any]
 ) -> None:
@@ -458,6 +461,7 @@ def test_a_pause_reaches_another_replica_and_a_resume_too(database: Database, cr
     assert set(crm.counts.values()) == {1}
 
 
+@on_one_database
 def test_a_pause_survives_a_restart(database: Database, crm: SampleSink) -> None:
     database.write(lambda c: sink_states.set_paused(c, "crm", paused=True, reason="by hand"))
 
@@ -568,6 +572,7 @@ def test_a_stop_gives_back_what_is_not_sent_and_waits_only_so_long_for_a_sink_th
     assert attempts(database) == []
 
 
+@on_one_database
 def test_a_stop_finishes_what_is_under_way(database: Database, crm: SampleSink) -> None:
     crm.answer_always(Answer.delayed(0.3))
 
@@ -627,6 +632,7 @@ def test_a_stop_with_the_database_away_ends_in_bounded_time(database: Database, 
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 
+@on_one_database
 def test_an_attempt_made_while_the_database_is_away_is_neither_lost_nor_repeated(
     database: Database, crm: SampleSink
 ) -> None:
@@ -674,6 +680,7 @@ def test_an_answer_of_any_bytes_is_recorded(database: Database, crm: SampleSink)
     assert [a["outcome"] for a in attempts(database)] == ["http_5xx", "http_5xx", "success"]
 
 
+@on_one_database
 def test_a_delivery_cancelled_while_it_is_sent_stays_cancelled(database: Database, crm: SampleSink) -> None:
     crm.answer_next(Answer(500, delay_seconds=0.3))
 
@@ -743,6 +750,7 @@ def test_a_hanging_and_a_refusing_sink_do_not_hold_up_a_healthy_one(database: Da
         run(scenario())
 
 
+@on_one_database
 def test_a_sink_taken_out_of_the_settings_keeps_its_deliveries(database: Database, crm: SampleSink) -> None:
     store_event(database, sinks=("crm", "gone"))
 

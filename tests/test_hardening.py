@@ -1,0 +1,153 @@
+"""What an attacker or a bad night did to the service once, and cannot do again."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from fastapi.testclient import TestClient
+
+from app.db import Database
+from app.main import create_app
+from app.migrate import migrate
+from app.settings import Settings, load_settings
+from tests.e2e.service import ServiceProcess
+
+KEY = {"authorization": "Bearer full"}
+EVENT = b'{"event":"open","time":1433103519,"MessageID":19421777396190490,"email":"a@example.com"}'
+
+
+@pytest.fixture
+def settings(sqlite_url: str) -> Settings:
+    return load_settings(
+        {"JETHOOK_DATABASE_URL": sqlite_url, "JETHOOK_API_KEYS": "full", "JETHOOK_WEBHOOKS__ORDERS__PASSWORDS": "pw"},
+        env_file=None,
+    )
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(settings)) as client:
+        yield client
+
+
+def post(client: TestClient, body: bytes = EVENT, path: str = "/webhooks/orders"):
+    return client.post(path, content=body, auth=("jethook", "pw"), follow_redirects=False)
+
+
+def test_a_large_rest_body_is_refused_unread_and_without_a_key(client: TestClient):
+    response = client.post("/v1/replays", content=b" " * 2_000_000)
+
+    assert response.status_code == 413
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize("path", ["/webhooks/orders/", "/v1/events/"])
+def test_a_trailing_slash_is_not_redirected_to_a_host_of_the_callers_choice(client: TestClient, path: str):
+    response = client.post(path, headers={"host": "evil.example"}, follow_redirects=False)
+
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_two_authorization_headers_open_nothing(client: TestClient):
+    right = "Basic amV0aG9vazpwdw=="
+
+    response = client.post(
+        "/webhooks/orders", content=EVENT, headers=[("authorization", right), ("authorization", right)]
+    )
+
+    assert response.status_code == 401
+
+
+def test_a_new_sqlite_file_is_for_its_owner_alone(client: TestClient, tmp_path: Path):
+    assert post(client).status_code == 200
+
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("test.db*")} == {0o600}
+
+
+def test_a_database_file_that_was_removed_is_never_written_to_with_a_200(client: TestClient, tmp_path: Path):
+    (tmp_path / "test.db").rename(tmp_path / "gone.db")
+
+    assert post(client).status_code == 503
+    assert client.get("/readyz").status_code == 503
+
+
+def test_a_database_file_that_was_replaced_is_not_written_to(tmp_path: Path):
+    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    migrate(database)
+    (tmp_path / "test.db").rename(tmp_path / "old.db")
+    (tmp_path / "test.db").touch()
+
+    with pytest.raises(sqlite3.OperationalError, match="replaced"):
+        database.write(lambda c: c.execute(sa.text("DELETE FROM leases")))
+    database.close()
+
+
+def test_after_a_failed_commit_readiness_is_proved_by_a_write(client: TestClient, settings: Settings):
+    database: Database = client.app.state.service.database  # type: ignore[attr-defined]
+    database.write_failed = True
+
+    assert client.get("/readyz").status_code == 200
+    assert database.write_failed is False
+    with database.reading() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM leases WHERE name = 'readiness'")).scalar_one() == 1
+
+
+def test_a_body_of_countless_rejects_is_kept_as_one_entry(client: TestClient):
+    body = b"[" + b"1," * 5000 + EVENT + b"]"
+
+    answer = post(client, body).json()
+
+    assert answer == {"received": 2, "stored": 1, "duplicates": 0, "quarantined": 1}
+    (entry,) = client.get("/v1/quarantine", headers=KEY).json()["data"]
+    assert entry["bytes"] == len(body)
+    assert "5000 elements" in entry["reason"]
+
+
+def test_more_elements_than_we_read_are_kept_as_one_entry(client: TestClient):
+    answer = post(client, b"[" + b"1," * 200_000 + b"1]").json()
+
+    assert answer == {"received": 1, "stored": 0, "duplicates": 0, "quarantined": 1}
+
+
+def test_a_request_head_without_end_is_cut_off_and_long_bodies_are_not(tmp_path: Path):
+    environment = {"JETHOOK_WEBHOOKS__ORDERS__PASSWORDS": "pw", "JETHOOK_API_KEYS": "full"}
+    with ServiceProcess(tmp_path, f"sqlite:///{tmp_path / 'test.db'}", environment) as service:
+        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
+            answer = _until_answered(connection, b"x-padding: " + b"a" * 8000 + b"\r\n")
+        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+            body = b"[" + b",".join([EVENT] * 3000) + b"]"
+            head = (
+                b"POST /webhooks/orders HTTP/1.1\r\nHost: x\r\nAuthorization: Basic amV0aG9vazpwdw==\r\n"
+                b"Content-Length: %d\r\n\r\n" % len(body)
+            )
+            statuses = []
+            for _ in range(3):  # one connection: what belongs to a body never counts as a head
+                connection.sendall(head + body)
+                answered = b""
+                while b"quarantined" not in answered:
+                    answered += connection.recv(4096)
+                statuses.append(answered.split(b"\r\n", 1)[0])
+
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert statuses == [b"HTTP/1.1 200 OK"] * 3
+
+
+def _until_answered(connection: socket.socket, more: bytes) -> bytes:
+    connection.setblocking(False)
+    for _ in range(10_000):
+        try:
+            return connection.recv(4096)
+        except BlockingIOError:
+            connection.setblocking(True)
+            connection.sendall(more)
+            connection.setblocking(False)
+    raise AssertionError("never answered")
