@@ -44,7 +44,9 @@ class PostgresServer:
                 [str(POSTGRES_BIN_PATH / "postgres"), "-D", str(self._data), "-p", str(self.port),
                  "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=200",
                  # These data do not outlive the machine; a stop and a start of the server keep them all the same.
-                 "-c", "fsync=off"],
+                 "-c", "fsync=off",
+                 # Statistics are taken when a test asks for them, so that plans do not depend on the moment.
+                 "-c", "autovacuum=off"],
                 user=self._user, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         finally:

@@ -310,7 +310,7 @@ def test_an_endless_answer_is_cut_off_and_its_status_counts(relay: Relay) -> Non
 
     delivery = relay.after(1, event, "endless")
     assert told(delivery) == ("delivered", "success", 200)
-    assert delivery["attempts"][0]["response_excerpt"] == "x" * 1024
+    assert delivery["attempts"][0]["response_excerpt"] == "x" * 4096
 
 
 @pytest.mark.parametrize(
