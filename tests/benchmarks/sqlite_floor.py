@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from app.db import Database
+from app.dispatch.matching import Target
 from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, fan_out
 from app.ingest.identity import event_id
 from app.ingest.rows import event_row
@@ -24,7 +25,7 @@ from app.migrate import migrate
 from app.views import EVENT_COLUMNS
 from tests.benchmarks.corpus import read_bodies
 
-SINKS = ("crm", "warehouse")
+TARGETS = [Target(name) for name in ("crm", "warehouse")]
 Rows = list[tuple[Any, ...]]
 
 
@@ -39,7 +40,7 @@ def make_transactions(corpus: Path, events: int, group: int) -> Iterator[tuple[R
             identity = event_id("default", event.time, event.payload)
             row = event_row(identity, event, webhook="default", connection="default", received_micros=now)
             owed, _ = fan_out(
-                event_id=identity, webhook="default", event_type=event.type, event=row, sinks=SINKS,
+                event_id=identity, webhook="default", event_type=event.type, event=row, targets=TARGETS,
                 worker=NoWorker(), now_micros=now,
             )  # fmt: skip
             event_rows.append(row)
