@@ -369,7 +369,9 @@ def test_a_selective_filter_uses_its_index(database, name):
     ranged = query.model_copy(update={"after": [NOON], "before": [NOON + timedelta(days=2)]})
 
     for asked, position in [(query, None), (query, (first_id(NOON + timedelta(days=1)),)), (ranged, None)]:
-        assert f"ix_events_{name}" in plan(database, asked, position)
+        found = plan(database, asked, position)
+        # PostgreSQL's planner may take the id's index for a short page; what must not be is a walk over the table.
+        assert f"ix_events_{name}" in found if database.is_sqlite else "Seq Scan" not in found
 
 
 @pytest.mark.usefixtures("many")
