@@ -11,7 +11,8 @@ def utc_now() -> datetime:
 
 def to_micros(moment: datetime) -> int:
     """Microseconds since 1970, exact: `timestamp()` goes through a float and rounds."""
-    return (moment - EPOCH) // timedelta(microseconds=1)
+    since = moment - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def from_micros(micros: int) -> datetime:

@@ -96,12 +96,16 @@ class Database:
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction and commit it; blocking. Raises what `work` or the commit raised."""
-        return self._write_threads.submit(self._in_transaction, work).result()
+        return self._write_threads.submit(self.in_transaction, work).result()
 
     async def run_write(self, work: Callable[[Connection], T]) -> T:
         """`write` for the event loop. A caller that is cancelled does not cancel the transaction."""
-        future = asyncio.get_running_loop().run_in_executor(self._write_threads, self._in_transaction, work)
+        future = asyncio.get_running_loop().run_in_executor(self._write_threads, self.in_transaction, work)
         return await asyncio.shield(future)
+
+    def submit(self, turn: Callable[[], object]) -> None:
+        """Run `turn`, which calls `in_transaction` itself, on the thread of the writes, after what was asked before."""
+        self._write_threads.submit(turn)
 
     async def run_read(self, work: Callable[[Connection], T]) -> T:
         def read() -> T:
@@ -117,7 +121,8 @@ class Database:
         self.reader.dispose()
         self.writer.dispose()
 
-    def _in_transaction(self, work: Callable[[Connection], T]) -> T:
+    def in_transaction(self, work: Callable[[Connection], T]) -> T:
+        """`write`, for one who is on a thread of the writes."""
         try:
             with self.writer.begin() as connection:
                 result = work(connection)
@@ -170,13 +175,7 @@ def insert_missing(
     connection: Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
 ) -> int:
     """Insert rows whose key is not there yet, given as tuples in the order of `columns`; the number inserted."""
-    inserted = 0
-    for chunk in chunks(rows):
-        sql = _insert_sql(table.name, tuple(columns), len(chunk), connection.dialect.name)
-        cursor = run_driver_sql(connection, sql, tuple(chain.from_iterable(chunk)))
-        inserted += cursor.rowcount
-        cursor.close()
-    return inserted
+    return sum(_insert_chunk(connection, table.name, columns, chunk) for chunk in chunks(rows))
 
 
 def insert_new(
@@ -185,16 +184,27 @@ def insert_new(
     """`insert_missing`, but tells which keys were new. The key is the first of `columns`; no key twice in `rows`.
 
     PostgreSQL tells by RETURNING. On SQLite that costs a hand-over of the interpreter lock for each row, so the count
-    tells that all were new, as they nearly always are; else the rows of this transaction are those numbered after the
-    last one before it, since there is a single writer and `seq` only grows.
+    tells that all were new, as they nearly always are, or none; else those inserted are the last ones of the table,
+    since there is a single writer and `seq` only grows.
     """
-    keys = {row[0] for row in rows}
     if connection.dialect.name != "sqlite":
         return _insert_returning(connection, table, columns, rows)
-    before = _scalar(connection, f"SELECT max(seq) FROM {table.name}", ()) or 0  # noqa: S608
-    if insert_missing(connection, table, columns, rows) == len(keys):
-        return keys
-    return _keys_after(connection, table.name, columns[0], [row[0] for row in rows], before)
+    new: set[Any] = set()
+    for chunk in chunks(rows):
+        inserted = _insert_chunk(connection, table.name, columns, chunk)
+        if inserted == len(chunk):
+            new.update(row[0] for row in chunk)
+        elif inserted:
+            new |= _last_keys(connection, table.name, columns[0], inserted)
+    return new
+
+
+def _insert_chunk(connection: Connection, table: str, columns: Sequence[str], chunk: Sequence[tuple[Any, ...]]) -> int:
+    sql = _insert_sql(table, tuple(columns), len(chunk), connection.dialect.name)
+    cursor = run_driver_sql(connection, sql, tuple(chain.from_iterable(chunk)))
+    inserted = cursor.rowcount
+    cursor.close()
+    return inserted
 
 
 def _insert_returning(
@@ -209,22 +219,11 @@ def _insert_returning(
     return inserted
 
 
-def _keys_after(connection: Connection, table: str, key: str, keys: Sequence[Any], before: int) -> set[Any]:
-    found: set[Any] = set()
-    for chunk in chunks(keys, 512):
-        marks = ", ".join("?" * len(chunk))
-        sql = f'SELECT "{key}" FROM {table} WHERE "{key}" IN ({marks}) AND seq > ?'  # noqa: S608
-        cursor = run_driver_sql(connection, sql, (*chunk, before))
-        found.update(row[0] for row in cursor.fetchall())
-        cursor.close()
-    return found
-
-
-def _scalar(connection: Connection, sql: str, values: Sequence[Any]) -> Any:
-    cursor = run_driver_sql(connection, sql, values)
-    row = cursor.fetchone()
+def _last_keys(connection: Connection, table: str, key: str, count: int) -> set[Any]:
+    cursor = run_driver_sql(connection, f'SELECT "{key}" FROM {table} ORDER BY seq DESC LIMIT ?', (count,))  # noqa: S608
+    found = {row[0] for row in cursor.fetchall()}
     cursor.close()
-    return row[0] if row is not None else None
+    return found
 
 
 def chunks(rows: Sequence[T], most: int = 128) -> Iterator[Sequence[T]]:

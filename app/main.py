@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 from fastapi import APIRouter, FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, health
 from app.credentials import callback_passwords, load_secret_key, made_api_key, registered_passwords
@@ -154,6 +155,17 @@ def make_registrar(settings: Settings, database: Database, metrics: Metrics | No
     )  # fmt: skip
 
 
+class App(FastAPI):
+    """FastAPI with an entrance of its own, so that something can stand before all its layers."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.entrance: ASGIApp = super().__call__
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.entrance(scope, receive, send)
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The whole service as an ASGI app; its lifespan starts and stops the background work."""
     service = Service(settings)
@@ -164,7 +176,7 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         await service.stop()
 
-    app = FastAPI(
+    app = App(
         title="Jethook",
         version=__version__,
         summary="Keeps, relays and answers questions about what Mailjet says happened to every message.",
@@ -191,9 +203,9 @@ def create_app(settings: Settings) -> FastAPI:
     )  # fmt: skip
     app.include_router(rest)
     app.add_middleware(BodyLimit, most=MAX_REST_BODY_BYTES, but="/webhooks/")  # callbacks have a limit of their own
-    app.add_middleware(ReceiveFirst, receiver=service.receiver)
     _document_receiving(app)
     install_problem_handlers(app)
+    app.entrance = ReceiveFirst(app.entrance, service.receiver)
     return app
 
 

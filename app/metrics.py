@@ -6,6 +6,7 @@ One `Metrics` for one app, with a registry of its own, so that two apps in one p
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, TypeVar, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.gc_collector import GCCollector
@@ -15,6 +16,8 @@ from prometheus_client.process_collector import ProcessCollector
 from app import __version__
 from app.mailjet.vocabulary import EVENT_TYPES
 from app.models import AttemptOutcome
+
+Labelled = TypeVar("Labelled", Counter, Gauge, Histogram)
 
 UNKNOWN = "unknown"  # the label of what a caller names and we do not know: labels are never a caller's words
 INGEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -76,8 +79,37 @@ class Metrics:
         self.mailjet_requests = Counter(
             "jethook_mailjet_api_requests", "Calls of Mailjet's API", ["operation", "code"], registry=r
         )
+        self._children: dict[tuple[object, ...], Any] = {}
         Info("jethook_build", "The release that runs", registry=r).info({"version": __version__})
         self._make_present(list(webhooks), list(sinks))
+
+    # --- once for each post: `labels()` costs more than the counting ---
+
+    def request_answered(self, webhook: str, code: str, seconds: float) -> None:
+        self._child(self.ingest_requests, webhook, code).inc()
+        self.ingest_duration.observe(seconds)
+
+    def events_received(self, webhook: str, event: str, *, stored: int, duplicates: int, now: float) -> None:
+        if stored:
+            self._child(self.ingest_events, webhook, event, "stored").inc(stored)
+            self._child(self.last_event, webhook, event).set(now)
+        if duplicates:
+            self._child(self.ingest_events, webhook, event, "duplicate").inc(duplicates)
+
+    def attempted(self, sink: str, outcome: str, seconds: float) -> None:
+        self._child(self.delivery_attempts, sink, outcome).inc()
+        self._child(self.delivery_duration, sink).observe(seconds)
+
+    def arrived(self, sink: str, seconds: float) -> None:
+        """A sink's 2xx, so long after the event was received."""
+        self._child(self.end_to_end, sink).observe(seconds)
+
+    def _child(self, metric: Labelled, *labels: str) -> Labelled:
+        key = (metric, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return cast("Labelled", child)
 
     def _make_present(self, webhooks: list[str], sinks: list[str]) -> None:
         for code in ("401", "404"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import structlog
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from app.db import Database
+from app.db import WRITE_THREADS, Database
 from app.group_commit import MAX_ITEMS, GroupCommit
 from tests.delivery.support import run, until
 
@@ -70,8 +71,20 @@ def outage() -> OperationalError:
     return OperationalError("statement", {}, Exception("the server closed the connection"))
 
 
-async def submit(lane: Any, *items: int) -> list[Any]:
-    return await asyncio.gather(*(lane.submit(n) for n in items), return_exceptions=True)
+@contextmanager
+def busy(database: Database) -> Iterator[None]:
+    """Nothing is written until the block ends: what is submitted in it waits together."""
+    gate = threading.Event()
+    for _ in range(WRITE_THREADS):
+        database.submit(lambda: gate.wait(10))
+    yield
+    gate.set()
+
+
+async def submit(database: Database, lane: Any, *items: int) -> list[Any]:
+    with busy(database):
+        futures = [lane.submit(n) for n in items]
+    return await asyncio.gather(*futures, return_exceptions=True)
 
 
 def test_a_lone_item_is_committed_at_once_and_its_answer_comes_after_the_commit(numbers: Database) -> None:
@@ -109,7 +122,7 @@ def test_a_transaction_has_its_limit(numbers: Database) -> None:
 
     async def scenario() -> list[int]:
         lane = GroupCommit(numbers).lane(work)
-        return await submit(lane, *range(2 * MAX_ITEMS + 1))
+        return await submit(numbers, lane, *range(2 * MAX_ITEMS + 1))
 
     assert run(scenario()) == [2 * n for n in range(2 * MAX_ITEMS + 1)]
     assert [len(t) for t in work.transactions] == [MAX_ITEMS, MAX_ITEMS, 1]
@@ -126,7 +139,9 @@ def test_lanes_share_a_transaction(numbers: Database) -> None:
     async def scenario() -> list[Any]:
         commits = GroupCommit(numbers)
         lanes = [commits.lane(Noting()) for _ in range(3)]
-        return await asyncio.gather(*(lane.submit(n) for n, lane in enumerate(lanes)))
+        with busy(numbers):
+            futures = [lane.submit(n) for n, lane in enumerate(lanes)]
+        return await asyncio.gather(*futures)
 
     assert run(scenario()) == [0, 2, 4]
     assert len(set(transactions)) == 1
@@ -143,7 +158,7 @@ def test_an_outage_fails_all_that_shared_it_and_the_next_is_written(numbers: Dat
 
     async def scenario() -> None:
         lane = GroupCommit(numbers).lane(work)
-        results = await submit(lane, 1, 2, 3)
+        results = await submit(numbers, lane, 1, 2, 3)
         assert [type(r) for r in results] == [OperationalError] * 3
         assert await lane.submit(4) == 8
 
@@ -160,7 +175,9 @@ def test_a_poisonous_item_fails_alone(numbers: Database) -> None:
     async def scenario() -> list[Any]:
         commits = GroupCommit(numbers)
         lane, beside = commits.lane(work), commits.lane(other)
-        return await asyncio.gather(*(lane.submit(n) for n in (1, -5, 3)), beside.submit(9), return_exceptions=True)
+        with busy(numbers):
+            futures = [*(lane.submit(n) for n in (1, -5, 3)), beside.submit(9)]
+        return await asyncio.gather(*futures, return_exceptions=True)
 
     results = run(scenario())
 
@@ -178,7 +195,7 @@ def test_an_outage_among_the_parts_fails_the_rest_at_once(numbers: Database) -> 
     work = Numbers(before)
 
     async def scenario() -> list[Any]:
-        return await submit(GroupCommit(numbers).lane(work), 1, -5, 2, *range(10, 400))
+        return await submit(numbers, GroupCommit(numbers).lane(work), 1, -5, 2, *range(10, 400))
 
     results = run(scenario())
 
@@ -195,7 +212,9 @@ def test_a_caller_that_goes_away_does_not_take_the_write_with_it(numbers: Databa
     async def scenario() -> None:
         commits = GroupCommit(numbers)
         lane = commits.lane(work)
-        tasks = [asyncio.create_task(_await(lane.submit(n))) for n in range(3)]
+        with busy(numbers):
+            tasks = [asyncio.create_task(_await(lane.submit(n))) for n in range(3)]
+            await asyncio.sleep(0)
         await until(lambda: work.transactions, "the transaction")
         waiting = asyncio.create_task(_await(lane.submit(9)))
         await asyncio.sleep(0)
@@ -250,7 +269,7 @@ def test_a_hook_that_breaks_costs_nobody_the_answer(numbers: Database, hook: str
 
     async def scenario() -> list[Any]:
         lane = GroupCommit(numbers).lane(work)
-        return [*await submit(lane, 1, -5), await lane.submit(7)]
+        return [*await submit(numbers, lane, 1, -5), await lane.submit(7)]
 
     one, poisonous, later = run(scenario())
     assert (one, later) == (2, 14)
@@ -270,7 +289,7 @@ def test_a_serialization_failure_is_tried_once_more(numbers: Database) -> None:
     work = Numbers(before)
 
     async def scenario() -> list[Any]:
-        return await submit(GroupCommit(numbers).lane(work), 1, 2)
+        return await submit(numbers, GroupCommit(numbers).lane(work), 1, 2)
 
     assert run(scenario()) == [2, 4]
     assert work.transactions == [[1, 2], [1, 2]]
@@ -281,6 +300,26 @@ def test_a_database_that_is_closed_fails_what_comes_later(sqlite_url: str) -> No
     database.close()
 
     async def scenario() -> list[Any]:
-        return await submit(GroupCommit(database).lane(Numbers()), 1, 2)
+        lane = GroupCommit(database).lane(Numbers())
+        return await asyncio.gather(lane.submit(1), lane.submit(2), return_exceptions=True)
 
     assert all(isinstance(r, Exception) for r in run(scenario()))
+
+
+def test_nobody_waits_for_ever_for_a_database_that_hangs(numbers: Database, gate: threading.Event) -> None:
+    work = Numbers(before=lambda items: gate.wait(10))
+
+    async def scenario() -> None:
+        commits = GroupCommit(numbers, patience_seconds=0.2)
+        lane = commits.lane(work)
+        first = lane.submit(1)
+        await until(lambda: work.transactions, "the first transaction")
+        results = await asyncio.gather(first, lane.submit(2), return_exceptions=True)
+        assert [type(r) for r in results] == [TimeoutError] * 2
+        gate.set()
+        assert await lane.submit(3) == 6
+        await commits.drain()
+
+    run(scenario())
+    assert stored(numbers) == [1, 3]  # what it had in hand was written all the same; what only waited was not
+    assert work.told_failed == [2]

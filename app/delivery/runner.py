@@ -423,15 +423,14 @@ class SinkRunner:
 
     def _observe(self, parcel: Parcel, result: AttemptResult, decision: Decision) -> None:
         metrics = self._outbox.metrics
-        metrics.delivery_attempts.labels(self.name, result.outcome.value).inc()
-        metrics.delivery_duration.labels(self.name).observe(result.duration_ms / 1000)
+        metrics.attempted(self.name, result.outcome.value, result.duration_ms / 1000)
         news = self._outbox.sink_results.setdefault(self.name, {})
         now = utc_now()
         if decision.state is DeliveryState.DELIVERED:
             news["last_success_at"] = now
-            end_to_end, micros = metrics.end_to_end.labels(self.name), to_micros(now)
+            micros = to_micros(now)
             for job in parcel.jobs:
-                end_to_end.observe(max(0, micros - job.event[_RECEIVED_AT]) / 1_000_000)
+                metrics.arrived(self.name, max(0, micros - job.event[_RECEIVED_AT]) / 1_000_000)
             return
         news["last_error"], news["last_error_at"] = result.error, now
         log.info(

@@ -74,14 +74,11 @@ class Ingest:
         count = len(elements)
         self._waiting_bytes += size
         self._waiting_events += count
-        committed = self._lane.submit(post)
-
-        def leave(_: object) -> None:
+        try:
+            new = await self._lane.submit(post)  # a caller that goes away leaves; the write goes on
+        finally:
             self._waiting_bytes -= size
             self._waiting_events -= count
-
-        committed.add_done_callback(leave)
-        new = await committed  # a caller that goes away leaves; the write goes on
         return _answer(elements, post, new)
 
     @property

@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
+import orjson
+
 MAX_ELEMENTS = 200_000  # of one body; 10 MB of the shortest real events are fewer
 MAX_DEPTH = 64  # Mailjet's events are flat; a sender's own JSON travels as text inside `Payload`
 LATEST_TIME = 4_102_444_800  # the first second of the year 2100
+_PLAIN = frozenset({str, int, bool, type(None)})
 _WHITE = re.compile(r"[ \t\n\r]*")
 _DIGITS = re.compile(r"[0-9]{1,20}\Z")
 _PIECES = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]|[^"\[\]{},]+|,|"', re.DOTALL)
@@ -60,6 +63,9 @@ def parse_events(body: bytes) -> list[MailjetEvent | Reject]:
     A body that is neither an object nor an array is one Reject, so that its bytes can be kept; Mailjet would only
     repeat it if we refused it.
     """
+    quick = _quick(body)
+    if quick is not None:
+        return [quick]
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -68,6 +74,22 @@ def parse_events(body: bytes) -> list[MailjetEvent | Reject]:
         return [_element(value, raw) for value, raw in _elements(text.removeprefix("\ufeff"))]
     except MalformedPayload as error:
         return [Reject(body, str(error))]
+
+
+def _quick(body: bytes) -> MailjetEvent | None:
+    """A lone flat event of texts, truths and 64-bit integers, as Mailjet sends them: four times as fast as below.
+
+    None for everything else. orjson turns what it has no integer for into a float, so a float says "look again".
+    """
+    if body[:1] != b"{" or body[-1:] != b"}":
+        return None
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if not _PLAIN.issuperset(map(type, value.values())) or _fault_of(value) is not None:
+        return None
+    return MailjetEvent(value["event"], _time_of(value["time"]) or 0, value, body.decode())
 
 
 def decode(raw: str) -> Any:
