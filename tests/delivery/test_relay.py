@@ -69,6 +69,11 @@ class Remote:
         self._check()
         return await self._database.run_write(work)
 
+    def in_transaction(self, work: Callable[[Connection], T]) -> T:
+        self.writes += 1
+        self._check()
+        return self._database.in_transaction(work)
+
     def _check(self) -> None:
         if self.is_away:
             raise OperationalError("statement", {}, Exception("the server closed the connection"))
