@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import socket
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -34,6 +36,38 @@ DRAIN_SECONDS = 1.0  # after SIGTERM new posts still get their 503 while balance
 SWITCH_INTERVAL_SECONDS = 0.00005
 
 
+class OneWrite:
+    """A transport that writes at the end of the loop's round: uvicorn hands over head and body of an answer one by one,
+    and each would be a system call and a packet of its own. Everything else goes to the transport it stands for."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size() + sum(map(len, self._parts))
+
+    def _flush(self) -> None:
+        if self._parts:
+            data = b"".join(self._parts)
+            self._parts.clear()
+            if not self._transport.is_closing():
+                self._transport.write(data)
+
+
 class BoundedHead(HttpToolsProtocol):
     """uvicorn's protocol, which by itself takes request heads of any size from anybody.
 
@@ -45,6 +79,9 @@ class BoundedHead(HttpToolsProtocol):
     _ended = False
     _head_bytes = 0
     _refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast("asyncio.Transport", OneWrite(transport, self.loop)))
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
