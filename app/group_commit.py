@@ -29,6 +29,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 In_contra = TypeVar("In_contra", contravariant=True)
 Out = TypeVar("Out")
+Entry = tuple[Any, asyncio.Future[Any] | None]  # what waits in a lane, and who waits for its result
 MAX_ITEMS = 512  # a lane's items in one transaction: keeps a commit in the tens of milliseconds
 PATIENCE_SECONDS = 20.0  # a database that hangs must not hold Mailjet's connections
 RETRIED_STATES = frozenset({"40001", "40P01"})  # PostgreSQL: serialization failure, deadlock
@@ -50,7 +51,7 @@ class Lane(Generic[Item, Result]):
     def __init__(self, owner: GroupCommit, work: LaneWork[Item, Result]) -> None:
         self._owner = owner
         self.work = work
-        self.waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self.waiting: deque[Entry] = deque()
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
         """The item's result once it is durable. A caller that goes away does not take the write with it."""
@@ -59,10 +60,15 @@ class Lane(Generic[Item, Result]):
         self._owner.wake()
         return future
 
-    def take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+    def post(self, item: Item) -> None:
+        """`submit` for an item whose result only the lane's work hears of."""
+        self.waiting.append((item, None))
+        self._owner.wake()
+
+    def take(self) -> list[Entry]:
         return [self.waiting.popleft() for _ in range(min(len(self.waiting), MAX_ITEMS))]
 
-    def take_all(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+    def take_all(self) -> list[Entry]:
         return [self.waiting.popleft() for _ in range(len(self.waiting))]
 
 
@@ -223,7 +229,7 @@ class GroupCommit:
 class _Group:
     """The items of one lane in one transaction."""
 
-    def __init__(self, lane: Lane[Any, Any], waiting: list[tuple[Any, asyncio.Future[Any]]]) -> None:
+    def __init__(self, lane: Lane[Any, Any], waiting: list[Entry]) -> None:
         self.lane = lane
         self.waiting = waiting
         self.items = [item for item, _ in waiting]
@@ -237,7 +243,7 @@ class _Group:
         except Exception:
             log.exception("commit.hook_failed")  # it is durable: the callers hear so
         for (_, future), result in zip(self.waiting, results, strict=True):
-            if not future.done():
+            if future is not None and not future.done():
                 future.set_result(result)
 
     def fail(self, error: Exception) -> None:
@@ -249,7 +255,7 @@ class _Group:
 
     def tell(self, error: Exception) -> None:
         for _, future in self.waiting:
-            if not future.done():
+            if future is not None and not future.done():
                 future.set_exception(error)
                 future.exception()  # a caller that hung up never asks
 

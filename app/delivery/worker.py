@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 from app.clock import EPOCH, utc_now
 from app.db import Database
 from app.delivery import queue
-from app.delivery.queue import BatchNote, ClaimRequest, Completion
+from app.delivery.queue import BatchNote, ClaimRequest, Report
 from app.delivery.runner import GIVE_BACK_SECONDS, SinkRunner
 from app.dispatch import sink_states
 from app.dispatch.service import Job
@@ -34,6 +34,7 @@ RENEW_SECONDS = 3.0
 RENEW_AGAIN_SECONDS = 0.5
 POLL_SECONDS = 1.0  # what other processes made due; our own is known without asking
 GAUGE_SECONDS = 10.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 5.0  # until what the database did not take is offered again
 STOP_SECONDS = 8.0  # for requests under way when the service stops
 NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -48,7 +49,7 @@ class Relay:
         self._database = database
         self._claims: Lane[ClaimRequest, list[Job]] = commits.lane(_Claims())
         self._batches: Lane[BatchNote, None] = commits.lane(_Batches())
-        self._completions: Lane[Sequence[Completion], None] = commits.lane(_Completions())
+        self._reports: Lane[Report, None] = commits.lane(_Reports(self.record))
         # In the lane and not beside it: two transactions of ours over the same rows could lock each other out.
         self._renewals: Lane[Renewal, None] = commits.lane(_Renewals())
         self._news: Lane[None, None] = commits.lane(_News())
@@ -121,9 +122,9 @@ class Relay:
 
     # --- Outbox ---
 
-    async def record(self, completions: Sequence[Completion]) -> None:
+    def record(self, report: Report) -> None:
         """One request's results, in one transaction: a batch is never half recorded."""
-        await _until_done(lambda: self._completions.submit(completions))
+        self._reports.post(report)
 
     async def note_batch(self, note: BatchNote) -> None:
         await _until_done(lambda: self._batches.submit(note))
@@ -317,16 +318,33 @@ class _Renewals:
     def failed(self, items: Sequence[Renewal]) -> None: ...
 
 
-class _Completions:
-    """The lane of finished attempts; they share the transaction with whatever else is written."""
+class _Reports:
+    """The lane of finished attempts; they share the transaction with whatever else is written.
 
-    def execute(self, connection: Connection, items: Sequence[Sequence[Completion]]) -> list[None]:
-        queue.record_completions(connection, [completion for item in items for completion in item])
+    What cannot be written is offered again, however long the database is away: it is still owed.
+    """
+
+    def __init__(self, again: Callable[[Report], None]) -> None:
+        self._again = again
+
+    def execute(self, connection: Connection, items: Sequence[Report]) -> list[None]:
+        queue.record_completions(connection, [completion for item in items for completion in item.completions])
         return [None] * len(items)
 
-    def committed(self, items: Sequence[Sequence[Completion]], results: Sequence[None]) -> None: ...
+    def committed(self, items: Sequence[Report], results: Sequence[None]) -> None:
+        for item in items:
+            try:
+                item.recorded()
+            except Exception:  # a bug of ours with one must not hold the others
+                log.exception("delivery.crashed")
 
-    def failed(self, items: Sequence[Sequence[Completion]]) -> None: ...
+    def failed(self, items: Sequence[Report]) -> None:
+        log.warning("delivery.record_failed", reports=len(items))
+        loop = asyncio.get_running_loop()
+        for item in items:
+            wait = min(FIRST_WAIT_SECONDS * 2**item.tries, LONGEST_WAIT_SECONDS)
+            item.tries = min(item.tries + 1, 10)
+            loop.call_later(wait, self._again, item)
 
 
 class _Batches:
@@ -355,14 +373,14 @@ class _News:
 
 async def _until_done(attempt: Callable[[], Awaitable[object]]) -> None:
     """Write it, again and again, until the database takes it."""
-    wait = 0.1
+    wait = FIRST_WAIT_SECONDS
     while True:
         try:
             await attempt()
         except Exception as error:  # noqa: BLE001  whatever it was, the write is still owed
             log.warning("delivery.record_failed", error=type(error).__name__)
             await asyncio.sleep(wait)
-            wait = min(wait * 2, 5.0)
+            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
         else:
             return
 

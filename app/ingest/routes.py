@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.clock import to_micros, utc_now
+from app.clock import now_micros
 from app.db import is_outage
 from app.errors import AppError, BodyTooLarge, Unauthorized, Unavailable, WebhookNotFound
 from app.http import RequestIdMiddleware, problem_response
@@ -131,9 +131,9 @@ class Receiver:
         if self._stopping():
             raise Unavailable("the service is stopping", retry_after_seconds=2)
         body = await self._read(receive, length)
-        now = utc_now()
+        now = now_micros()
         try:
-            accepted = await self._ingest.accept(webhook, body, now_micros=to_micros(now))
+            accepted = await self._ingest.accept(webhook, body, now_micros=now)
         except TimeoutError:
             raise Unavailable("the database did not commit in time; see JETHOOK_DATABASE_URL") from None
         except Unavailable:
@@ -143,7 +143,7 @@ class Receiver:
             if not is_outage(error):
                 log.exception("ingest.failed", webhook=webhook)
             raise Unavailable("the database cannot commit; see JETHOOK_DATABASE_URL") from None
-        self._count(webhook, accepted, now.timestamp())
+        self._count(webhook, accepted, now / 1_000_000)
         return accepted
 
     def _admit(self, webhook: str, authorization: bytes | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
@@ -27,8 +27,7 @@ ELEMENTS_AT_ONCE = 500
 MAX_REJECTS = 1000  # of one body; beyond, it is nothing of Mailjet's, and one entry keeps it whole
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The answer to one POST, in elements of its body: received = stored + duplicates + quarantined."""
 
     received: int

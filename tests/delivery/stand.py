@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from app.clock import to_micros, utc_now
 from app.db import Database
-from app.delivery.queue import BatchNote, Completion
+from app.delivery.queue import BatchNote, Report
 from app.delivery.worker import Relay
 from app.dispatch.matching import Matcher
 from app.group_commit import GroupCommit
@@ -33,10 +33,9 @@ class MortalRelay(Relay):
     is_dead = False
     dies_when_noted = False
 
-    async def record(self, completions: Sequence[Completion]) -> None:
-        if self.is_dead:
-            await asyncio.Event().wait()
-        await super().record(completions)
+    def record(self, report: Report) -> None:
+        if not self.is_dead:
+            super().record(report)
 
     async def note_batch(self, note: BatchNote) -> None:
         await super().note_batch(note)
