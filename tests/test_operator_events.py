@@ -5,8 +5,7 @@ import re
 import pytest
 
 from app.ingest.identity import event_id
-from app.operator_events import MEANINGS, TURNS, WEBHOOK, asked_for, is_operator_word, payload_of
-from app.operator_events import Change as C
+from app.operator_events import MEANINGS, TURNS, WEBHOOK, Change, asked_for, is_operator_word, payload_of
 from app.settings import EVENT_TYPES, HEARD
 from tests.factories import NOON
 
@@ -38,7 +37,7 @@ def test_no_type_of_mailjets_looks_like_one_of_ours() -> None:
 
 
 def test_the_object_is_flat_and_leaves_out_what_is_not_known() -> None:
-    change = C("jethook.delivery.dead", NOON, sink="crm", count=3, details={"status": None, "first_event_id": "x"})
+    change = Change("jethook.delivery.dead", NOON, sink="crm", count=3, details={"status": None, "first_event_id": "x"})
 
     payload = payload_of(change, time=7, at="then", since=None, told_by={"replica": "r"})
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -126,8 +127,8 @@ def test_never_two_of_a_type_within_the_quiet_time_and_no_dead_delivery_uncounte
 
     for event_type in (DELIVERY_DEAD, SINK_OPENED, SINK_RECOVERED):
         moments = [moment for kind, moment, _ in came if kind == event_type]
-        assert all(later - earlier >= QUIET for earlier, later in zip(moments, moments[1:], strict=False))
+        assert all(later - earlier >= QUIET for earlier, later in pairwise(moments))
     assert sum(count for _, _, count in came) == offered
     turns = [kind for kind, _, _ in came if kind != DELIVERY_DEAD]
-    assert all(one != other for one, other in zip(turns, turns[1:], strict=False))
+    assert all(one != other for one, other in pairwise(turns))
     assert (turns[-1:] == [SINK_OPENED]) == is_open
