@@ -90,14 +90,14 @@ NOBODY = Nobody()
 
 def is_operator_word(word: str) -> bool:
     """Can this stand for operator events, in a setting or as a type?"""
-    return word.startswith(PREFIX)
+    return word.startswith(PREFIX) or word in MEANINGS
 
 
 def asked_for(words: Iterable[str]) -> tuple[str, ...]:
     """The operator types that a sink's list of types asks for. An empty list asks for all of Mailjet's and for none
     of these."""
     wanted = set(words)
-    return tuple(MEANINGS) if ALL in wanted else tuple(name for name in MEANINGS if name in wanted)
+    return tuple(name for name in MEANINGS if name in wanted or (ALL in wanted and name.startswith(PREFIX)))
 
 
 def payload_of(change: Change, *, time: int, at: str, since: str | None, told_by: Mapping[str, str]) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def farm() -> Iterator[SinkFarm]:
 class Stand:
     """One replica that tells of itself."""
 
-    def __init__(self, database: Database, sinks: dict[str, SinkSettings]) -> None:
-        self.alerts = Alerts(sinks, database, instance="jethook", replica="here", bounds=Bounds())
+    def __init__(self, database: Database, sinks: dict[str, SinkSettings], replica: str = "here") -> None:
+        self.alerts = Alerts(sinks, database, instance="jethook", replica=replica, bounds=Bounds())
         self.commits = GroupCommit(database)
         metrics = Metrics(webhooks=["orders"], sinks=sinks)
         self.relay = Relay(sinks, database=database, commits=self.commits, metrics=metrics, herald=self.alerts)
@@ -62,8 +62,11 @@ class Stand:
 
 
 @asynccontextmanager
-async def stand(database: Database, farm: SinkFarm, **sinks: dict[str, Any]) -> AsyncIterator[Stand]:
-    here = Stand(database, {name: SinkSettings(url=farm.url(name), **given) for name, given in sinks.items()})
+async def stand(
+    database: Database, farm: SinkFarm, replica: str = "here", **sinks: dict[str, Any]
+) -> AsyncIterator[Stand]:
+    configured = {name: SinkSettings(url=farm.url(name), **given) for name, given in sinks.items()}
+    here = Stand(database, configured, replica)
     await here.alerts.start()
     await here.relay.start()
     try:
@@ -121,9 +124,43 @@ def test_a_sink_that_fails_and_heals_is_heard_of_once_each_by_who_asks(database:
     assert opened["backlog"] >= 1
     assert opened["since"] < opened["at"]
     assert recovered["since"] == opened["at"] < recovered["at"]
-    first, _ = farm["pager"].requests
-    assert first.webhook_id == min(rows(database, "pager"))
-    assert first.headers["x-jethook-event"] == "jethook.sink.opened"
+    assert {request.webhook_id for request in farm["pager"].requests} == rows(database, "pager").keys()
+    assert farm["pager"].requests[0].headers["x-jethook-event"] == "jethook.sink.opened"
+
+
+def test_each_replica_tells_of_its_own_breaker(database: Database, farm: SinkFarm) -> None:
+    farm["crm"].answer_always(503)
+    sinks = {"crm": {**QUICK, "events": ["open"]}, "pager": {"events": ["jethook.*"]}}
+
+    async def scenario() -> None:
+        async with stand(database, farm, **sinks) as here, stand(database, farm, "there", **sinks) as there:
+            await here.post(*(event(n) for n in range(5)))
+            await there.post(*(event(n) for n in range(5, 10)))
+            await until(lambda: len(heard(farm["pager"])) == 2, "both")
+            farm["crm"].answer_always(200)
+            await until(lambda: pending(database) == 0, "all delivered", 20)
+
+    run(scenario(), 60)
+    opened = [raw for raw in told(database) if raw["event"] == "jethook.sink.opened"]
+    assert sorted(raw["replica"] for raw in opened) == ["here", "there"]
+
+
+@on_one_database
+def test_what_becomes_of_an_operator_event_is_no_news(database: Database, farm: SinkFarm) -> None:
+    for name, answer in (("crm", 500), ("erp", 410)):
+        farm[name].answer_always(answer)
+    eager = {**QUICK, "breaker_failures": 1, "retry_schedule_seconds": [0.05], "events": ["jethook.*"]}
+
+    async def scenario() -> None:
+        async with stand(database, farm, crm=eager, erp=eager, pager={"events": ["jethook.*"]}) as here:
+            await here.post("no event")
+            await until(lambda: {row["state"] for row in rows(database).values()} == {"dead"}, "its end")
+            await until(lambda: here.relay.snapshot("erp")["paused"], "the pause")
+            await until(lambda: heard(farm["pager"]), "the news")
+
+    run(scenario(), 60)
+    assert types(database) == [("jethook.event.quarantined", "orders")]
+    assert heard(farm["pager"]) == types(database)
 
 
 @on_one_database
