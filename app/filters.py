@@ -16,6 +16,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from app import operator_events
 from app.clock import rfc3339, to_micros
 from app.mailjet.vocabulary import normal_email
 from app.models import DeliveryState, Outcome
@@ -122,9 +123,12 @@ class Paging(Filters):
 class EventFilters(Filters):
     """Which events. A repeated parameter means any of its values."""
 
-    webhook: Texts = Field([], description="name of the webhook", examples=[["orders"]])
+    webhook: Texts = Field([], description="name of the webhook; `jethook` for operator events", examples=[["orders"]])
     type: Texts = Field(
-        [], description="Mailjet's word: sent, open, click, bounce, spam, blocked, unsub", examples=[["bounce"]]
+        [],
+        description="Mailjet's word: sent, open, click, bounce, spam, blocked, unsub; or an operator event's type."
+        " Operator events are found only by their type or webhook",
+        examples=[["bounce"]],
     )
     outcome: Annotated[list[Outcome], Several] = Field([], description="our word for what happened")
     email: Emails = Field([], description="whole address; its domain in any case", examples=[["a@example.com"]])
@@ -212,9 +216,14 @@ def _with_plus(element: Unindexed, compiler: SQLCompiler, **kw: Any) -> str:
 
 
 def event_conditions(filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]]) -> list[Condition]:
-    """Conditions on `columns` of the events table."""
+    """Conditions on `columns` of the events table. Who asks about mail does not mean what Jethook tells about itself:
+    operator events are found by their type or webhook only."""
+    if not filters.webhook and filters.type and all(map(operator_events.is_operator_word, filters.type)):
+        filters = filters.model_copy(update={"webhook": [operator_events.WEBHOOK]})
     indexed = _indexed_filters(filters)
-    conditions = []
+    conditions: list[Condition] = []
+    if not (filters.webhook or filters.type):
+        conditions.append(Unindexed(columns["webhook"]) != operator_events.WEBHOOK)
     for name in EQUAL:
         if values := getattr(filters, name):
             column = columns[name]
@@ -248,12 +257,13 @@ def first_id(moment: datetime) -> str:
 
 
 def _indexed_filters(filters: EventFilters) -> set[str]:
-    """The filters whose index is worth using: the most selective one, or webhook with type, which gives the order."""
+    """The filters whose index is worth using: the most selective one; webhook with type, which gives the order; or the
+    webhook of operator events, since they are few."""
     for name in SELECTIVE:
         if getattr(filters, name):
             return {name}
     alone = len(set(filters.webhook)) == len(set(filters.type)) == 1
-    return {"webhook", "type"} if alone else set()
+    return {"webhook", "type"} if alone or set(filters.webhook) == {operator_events.WEBHOOK} else set()
 
 
 def _any_of(column: sa.ColumnElement[Any], values: Iterable[Any]) -> Condition:

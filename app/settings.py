@@ -30,7 +30,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from app import tls
+from app import operator_events, tls
 from app.conditions import parse_condition
 from app.errors import SettingsFault
 from app.signing_keys import parse_signing_key
@@ -38,6 +38,8 @@ from app.signing_keys import parse_signing_key
 PREFIX = "JETHOOK_"
 EventType = Literal["sent", "open", "click", "bounce", "spam", "blocked", "unsub"]
 EVENT_TYPES: tuple[EventType, ...] = ("sent", "open", "click", "bounce", "spam", "blocked", "unsub")
+# What a sink may ask for: Mailjet's types, and those that Jethook tells about itself.
+HEARD: tuple[str, ...] = (*EVENT_TYPES, operator_events.ALL, *operator_events.MEANINGS)
 NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*\Z")
 LONGEST_NAME = 63
 MIN_SECRET_KEY_CHARS = 16
@@ -224,7 +226,10 @@ class SinkSettings(_Group):
 
     url: HttpUrl = Field(description="where events are posted", json_schema_extra=FROM_FILE)
     webhooks: Names = Field((), description="webhooks it hears of; unset: all")
-    events: Names = Field((), description="event types it hears of; unset: all")
+    events: Names = Field(
+        (),
+        description="event types it hears of, also `jethook.*` or single operator types; unset: all of Mailjet's",
+    )
     filter: Annotated[str | None, AfterValidator(_condition)] = Field(
         None, description="further condition on the event's fields (JSON, see Filters)"
     )
@@ -327,6 +332,7 @@ class Settings(BaseModel):
             self.connections,
             {name: webhook.connection for name, webhook in self.webhooks.items()},
             {name: sink.webhooks for name, sink in self.sinks.items()},
+            {name: sink.events for name, sink in self.sinks.items()},
         )
         if told := "\n".join(faults):
             raise ValueError(told)
@@ -567,24 +573,32 @@ def _faults_of(error: ValidationError, variables: Mapping[tuple[str, ...], str])
         yield f"{variable}: {told}"
 
 
-def _names_in(tree: Mapping[str, Any]) -> tuple[Collection[str], dict[str, str], dict[str, list[str]]]:
+_Lists = dict[str, list[str]]
+
+
+def _names_in(tree: Mapping[str, Any]) -> tuple[Collection[str], dict[str, str], _Lists, _Lists]:
     """Which names an unchecked tree gives and uses, so that a fault elsewhere does not hide a name that is wrong."""
     webhooks = {name: group.get("connection", "default") for name, group in tree.get("webhooks", {}).items()}
-    sinks: dict[str, list[str]] = {}
-    for name, group in tree.get("sinks", {}).items():
-        try:
-            used = _split_list(group.get("webhooks", ""))
-        except ValueError:
-            used = []
-        sinks[name] = [word for word in used if isinstance(word, str)] if isinstance(used, list) else []
-    return tree.get("connections", {}), webhooks, sinks
+    sinks = tree.get("sinks", {})
+    used = {name: _words(group.get("webhooks", "")) for name, group in sinks.items()}
+    heard = {name: _words(group.get("events", "")) for name, group in sinks.items()}
+    return tree.get("connections", {}), webhooks, used, heard
+
+
+def _words(value: object) -> list[str]:
+    try:
+        found = _split_list(value)
+    except ValueError:
+        return []
+    return [word for word in found if isinstance(word, str)] if isinstance(found, list) else []
 
 
 def _name_faults(
-    connections: Collection[str], webhooks: Mapping[str, str], sinks: Mapping[str, Collection[str]]
-) -> Iterator[str]:
+    connections: Collection[str], webhooks: Mapping[str, str], sinks: Mapping[str, Collection[str]],
+    heard: Mapping[str, Collection[str]],
+) -> Iterator[str]:  # fmt: skip
     """Names that are none, and names used that are not configured. `webhooks` gives each one's connection, `sinks` the
-    webhooks each one names."""
+    webhooks each one names, `heard` the event types."""
     for group, names in (("CONNECTIONS", connections), ("WEBHOOKS", webhooks), ("SINKS", sinks)):
         for name in names:
             if not NAME.match(name) or len(name) > LONGEST_NAME:
@@ -592,6 +606,9 @@ def _name_faults(
                     f"{PREFIX}{group}__{name.upper()}: a name holds letters, digits and single underscores,"
                     f" {LONGEST_NAME} at most"
                 )
+    if operator_events.WEBHOOK in webhooks:
+        told = f"{PREFIX}WEBHOOKS__{operator_events.WEBHOOK.upper()}"
+        yield f"{told}: this name is kept for what Jethook tells about itself; choose another"
     for name, connection in webhooks.items():
         if connection not in connections and connection != "default":
             yield (
@@ -604,6 +621,13 @@ def _name_faults(
                 yield (
                     f"{PREFIX}SINKS__{name.upper()}__WEBHOOKS: no webhook {webhook!r} is configured"
                     f" (configured: {', '.join(sorted(webhooks)) or 'default'})"
+                )
+    for name, words in heard.items():
+        for word in words:
+            if word not in HEARD:
+                near = _closest(word, HEARD)
+                yield f"{PREFIX}SINKS__{name.upper()}__EVENTS: no event type {word!r}" + (
+                    f"; did you mean {near}?" if near else f" (known: {', '.join(HEARD)})"
                 )
 
 

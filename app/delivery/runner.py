@@ -21,8 +21,8 @@ import orjson
 import structlog
 from sqlalchemy.engine import Connection
 
-from app import __version__
-from app.clock import from_micros, now_micros
+from app import __version__, operator_events
+from app.clock import from_micros, now_micros, utc_now
 from app.delivery.batching import Parcel, new_batch, split, stored_batches
 from app.delivery.breaker import Breaker, BreakerState
 from app.delivery.envelope import batch_body_of, body_of
@@ -35,6 +35,7 @@ from app.dispatch import sink_states
 from app.dispatch.service import Job
 from app.metrics import Metrics
 from app.models import AttemptOutcome, DeliveryState, Priority
+from app.operator_events import Change, Herald
 from app.settings import SinkSettings
 from app.views import EVENT_COLUMNS, clean
 
@@ -47,6 +48,7 @@ CLAIM_AT_ONCE = 250
 GIVE_BACK_SECONDS = 2.0  # when the service stops, for the database to take what came of the last requests
 # A batch that the sink found too large: its halves go out at once, as batches of their own.
 SPLIT = Decision(DeliveryState.PENDING, retry_in_seconds=0.0, counts=False, reason="sent again in halves")
+RESUMED = "a person resumed the sink"
 _RECEIVED_AT = EVENT_COLUMNS.index("received_at")
 _GAUGE = {BreakerState.CLOSED: 0, BreakerState.OPEN: 1, BreakerState.HALF_OPEN: 2}
 
@@ -57,6 +59,7 @@ class Outbox(Protocol):
 
     lease_token: str
     metrics: Metrics
+    herald: Herald
     sink_results: dict[str, dict[str, Any]]
 
     def record(self, report: Report) -> None:
@@ -107,6 +110,8 @@ class SinkRunner:
         self._sending = False
         self._paused = False
         self._is_storing_pause = False
+        self._mail_fails_since: datetime | None = None  # the first failure in a row with mail events in it
+        self._told_open_at: datetime | None = None  # the breaker is open, and the herald knows
 
     # --- room ---
 
@@ -326,6 +331,8 @@ class SinkRunner:
         now = now_micros()
         self._record(parcel, self._completions(parcel, at, now, result, decision))
         self._observe(parcel, now, result, decision)
+        if decision.state is DeliveryState.DEAD:
+            self._tell_dead(parcel, result, decision)
 
     def _note(self, parcel: Parcel) -> BatchNote:
         assert parcel.batch_id is not None
@@ -412,14 +419,24 @@ class SinkRunner:
             self._give_back_waiting()
             self._wake_for_probe()
         if decision.pause_sink:
-            self._pause_itself(decision.reason)
+            self._pause_itself(decision.reason, is_news=bool(_mail_in(parcel)))
+        if result.outcome is not AttemptOutcome.SUCCESS and not result.is_our_fault:
+            self._tell_open(parcel, result, utc_now())
         return decision
 
     def _is_well(self) -> None:
         if not self.is_closed:
             log.info("sink.breaker_closed", sink=self.name)
             self._outbox.look_again()
-        self.breaker.succeeded()
+        self.close_breaker()
+
+    def close_breaker(self, why: str | None = None) -> None:
+        """Whatever it was before. `why`, where it was not the sink's own success."""
+        self.breaker.reset()
+        self._mail_fails_since = None
+        if self._told_open_at is not None:
+            self._tell(operator_events.SINK_RECOVERED, utc_now(), error=why, since=self._told_open_at)
+            self._told_open_at = None
 
     def _completions(
         self, parcel: Parcel, at: int, now: int, result: AttemptResult, decision: Decision
@@ -498,20 +515,24 @@ class SinkRunner:
             self.breaker.abandoned()
             self._give_back_waiting()
         else:
-            self.breaker.reset()  # whoever resumed it, on whichever replica, found it well
+            self.close_breaker(RESUMED)  # whoever resumed it, on whichever replica, found it well
             self._outbox.look_again()
 
-    def _pause_itself(self, reason: str | None) -> None:
+    def _pause_itself(self, reason: str | None, *, is_news: bool) -> None:
         if self._paused:
             return
         self.set_paused(reason, paused=True)
         self._is_storing_pause = True
-        self._spawn(self._store_pause(reason))
+        change = Change(operator_events.SINK_PAUSED, utc_now(), sink=self.name, error=reason) if is_news else None
+        self._spawn(self._store_pause(reason, change))
 
-    async def _store_pause(self, reason: str | None) -> None:
+    async def _store_pause(self, reason: str | None, change: Change | None) -> None:
         def store(connection: Connection) -> None:
-            if self._paused:  # nobody resumed it while the database was away
-                sink_states.set_paused(connection, self.name, paused=True, reason=reason)
+            if not self._paused:  # somebody resumed it while the database was away
+                return
+            is_new = sink_states.set_paused(connection, self.name, paused=True, reason=reason)
+            if is_new and change is not None:
+                self._outbox.herald.store(connection, change)
 
         try:
             await self._outbox.store(store)
@@ -550,6 +571,32 @@ class SinkRunner:
             delay = max(0.0, moment - self._clock())
             self._probe_timer = asyncio.get_running_loop().call_later(delay + 0.01, self._outbox.look_again)
 
+    # --- telling ---
+    # What becomes of an operator event is never told as another, or two sinks that fail would write to each other for
+    # ever: everything told here has its cause in a delivery of Mailjet's.
+
+    def _tell_open(self, parcel: Parcel, result: AttemptResult, now: datetime) -> None:
+        """After a failed attempt: tell that the breaker is open, once, if mail waits behind it and for nothing else."""
+        if self._mail_fails_since is None and _mail_in(parcel):
+            self._mail_fails_since = now
+        if self.is_closed or self._paused or self._mail_fails_since is None or self._told_open_at is not None:
+            return
+        self._told_open_at = now
+        self._tell(
+            operator_events.SINK_OPENED, now, error=result.outcome.value, since=self._mail_fails_since,
+            details={"status": result.status, "failures": self.sink.breaker_failures},
+        )  # fmt: skip
+
+    def _tell_dead(self, parcel: Parcel, result: AttemptResult, decision: Decision) -> None:
+        mail = _mail_in(parcel)
+        if mail:
+            details = {"status": result.status, "reason": decision.reason, "first_event_id": mail[0].event_id}
+            error = result.outcome.value
+            self._tell(operator_events.DELIVERY_DEAD, utc_now(), error=error, count=len(mail), details=details)
+
+    def _tell(self, event_type: str, at: datetime, **more: Any) -> None:
+        self._outbox.herald.tell(Change(event_type, at, sink=self.name, **more))
+
     # --- shown ---
 
     def snapshot(self) -> dict[str, Any]:
@@ -557,6 +604,11 @@ class SinkRunner:
 
     def write_gauges(self) -> None:
         self._outbox.metrics.sink_circuit_state.labels(self.name).set(_GAUGE[self.breaker.state(self._clock())])
+
+
+def _mail_in(parcel: Parcel) -> list[Job]:
+    """The deliveries of Mailjet's events."""
+    return [job for job in parcel.jobs if job.webhook != operator_events.WEBHOOK]
 
 
 def _completion(

@@ -20,11 +20,12 @@ from app.clock import EPOCH, utc_now
 from app.db import Database
 from app.delivery import queue
 from app.delivery.queue import BatchNote, ClaimRequest, Report
-from app.delivery.runner import GIVE_BACK_SECONDS, SinkRunner
+from app.delivery.runner import GIVE_BACK_SECONDS, RESUMED, SinkRunner
 from app.dispatch import sink_states
 from app.dispatch.service import Job
 from app.group_commit import GroupCommit, Lane
 from app.metrics import Metrics
+from app.operator_events import NOBODY, Herald
 from app.settings import SinkSettings
 
 log = structlog.get_logger(__name__)
@@ -43,8 +44,9 @@ class Relay:
     """The deliveries of this process; implements `dispatch.service.Handover` and `runner.Outbox`."""
 
     def __init__(
-        self, sinks: Mapping[str, SinkSettings], *, database: Database, commits: GroupCommit, metrics: Metrics
-    ) -> None:
+        self, sinks: Mapping[str, SinkSettings], *, database: Database, commits: GroupCommit, metrics: Metrics,
+        herald: Herald = NOBODY,
+    ) -> None:  # fmt: skip
         self.lease_token = secrets.token_hex(16)
         self._database = database
         self._claims: Lane[ClaimRequest, list[Job]] = commits.lane(_Claims())
@@ -54,6 +56,7 @@ class Relay:
         self._renewals: Lane[Renewal, None] = commits.lane(_Renewals())
         self._news: Lane[None, None] = commits.lane(_News())
         self.metrics = metrics
+        self.herald = herald
         self.runners = {name: SinkRunner(name, sink, self) for name, sink in sinks.items()}
         self._wake = asyncio.Event()
         self._wake_at = NEVER
@@ -146,7 +149,7 @@ class Relay:
         """A person resumed the sink: its breaker is closed with it, and its deliveries go at once."""
         runner = self.runners.get(sink)
         if runner is not None:
-            runner.breaker.reset()
+            runner.close_breaker(RESUMED)
             runner.set_paused(None, paused=False)
             self.look_again()
 

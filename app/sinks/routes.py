@@ -15,6 +15,7 @@ from app.dispatch import sink_states
 from app.errors import SinkNotFound
 from app.http import PROBLEM_RESPONSES, ApiKeys, problem_responses
 from app.models import AttemptOutcome
+from app.operator_events import NOBODY, SINK_PAUSED, SINK_RESUMED, Change, Herald
 from app.settings import EVENT_TYPES, Settings, SinkSettings, mask_url
 
 BY_HAND = "paused by hand"
@@ -83,7 +84,9 @@ class TestResult(BaseModel):
 SinkName = Annotated[str, Path(description="name of the sink, in small letters", examples=["crm"])]
 
 
-def build_router(settings: Settings, database: Database, keys: ApiKeys, control: SinkControl) -> APIRouter:
+def build_router(
+    settings: Settings, database: Database, keys: ApiKeys, control: SinkControl, herald: Herald = NOBODY
+) -> APIRouter:
     router = APIRouter(prefix="/v1/sinks", tags=["sinks"], responses=PROBLEM_RESPONSES)
     reading: dict[str, Any] = {"dependencies": [Depends(keys.reader)]}
     writing: dict[str, Any] = {"dependencies": [Depends(keys.writer)], "responses": problem_responses(404)}
@@ -122,7 +125,13 @@ def build_router(settings: Settings, database: Database, keys: ApiKeys, control:
         if name not in settings.sinks:
             raise SinkNotFound(f"sink {name[:63]!r} is not configured")
         reason = BY_HAND if paused else None
-        database.write(lambda c: sink_states.set_paused(c, name, paused=paused, reason=reason))
+        change = Change(SINK_PAUSED if paused else SINK_RESUMED, utc_now(), sink=name, error=reason)
+
+        def store(connection: Connection) -> None:
+            if sink_states.set_paused(connection, name, paused=paused, reason=reason):
+                herald.store(connection, change)
+
+        database.write(store)
         return get(name)
 
     @router.get(
