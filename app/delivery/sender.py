@@ -20,6 +20,7 @@ from functools import partial
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from multidict import CIMultiDict, istr
 from yarl import URL
 
 from app.addresses import AddressRules
@@ -35,6 +36,7 @@ MAX_ANSWER_BYTES = 64 * 1024  # read, then the connection is closed and the stat
 KEPT_ANSWER_CHARS = 4096
 MAX_ERROR_CHARS = 300
 REUSE_SECONDS = 1.0  # a connection that was closed before we reused it shows that within a round trip
+RETRY_AFTER, WISH = istr("retry-after"), istr("webhook-delivery")
 # What a configured header may not say: our words, and how the request is framed.
 OUR_HEADERS = frozenset({"content-type", "user-agent", "idempotency-key", "content-length", "transfer-encoding"})
 OUR_PREFIXES = ("webhook-", "x-jethook-")
@@ -118,8 +120,9 @@ class SinkSender:
                 token = await self._tokens.token()
                 result = await self._try(body, {**headers, "authorization": f"Bearer {token}"}, started)
         except TokenFailure as failure:
-            wait = retry_after_seconds(failure.retry_after, datetime.now(UTC))
-            return _failure(failure.outcome, failure.text, started, retry_after=wait)
+            return _failure(
+                failure.outcome, failure.text, started, retry_after=_retry_after(failure.retry_after)
+            )
         return result
 
     async def _try(self, body: bytes, headers: Mapping[str, str], started: float) -> AttemptResult:
@@ -151,8 +154,10 @@ class SinkSender:
     async def _post(
         self, session: aiohttp.ClientSession, body: bytes, headers: Mapping[str, str], started: float
     ) -> AttemptResult:
+        told = CIMultiDict(self._headers)
+        told.update(headers)
         async with session.post(
-            self._url, data=body, headers={**self._headers, **headers}, allow_redirects=False
+            self._url, data=aiohttp.BytesPayload(body), headers=told, allow_redirects=False
         ) as response:
             answer = await _read_some(response)
             if (fault := self._transport.refusal(self._url, response.status)) is not None:
@@ -165,8 +170,8 @@ class SinkSender:
                 error=None if outcome is AttemptOutcome.SUCCESS else f"{who} answered {response.status}",
                 duration_ms=_since(started),
                 response_excerpt=excerpt(answer),
-                retry_after=retry_after_seconds(response.headers.get("retry-after"), datetime.now(UTC)),
-                wish=response.headers.get("webhook-delivery", "").strip().lower() or None,
+                retry_after=_retry_after(response.headers.get(RETRY_AFTER)),
+                wish=response.headers.get(WISH, "").strip().lower() or None,
             )
 
 
@@ -206,7 +211,8 @@ async def _read_some(response: aiohttp.ClientResponse) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
-        async for part in response.content.iter_any():
+        while not response.content.at_eof():
+            part = await response.content.readany()
             parts.append(part)
             size += len(part)
             if size >= MAX_ANSWER_BYTES:
@@ -224,6 +230,10 @@ def excerpt(answer: bytes) -> str | None:
     if not answer:
         return None
     return answer[: KEPT_ANSWER_CHARS * 4].decode("utf-8", "replace").replace("\0", "\ufffd")[:KEPT_ANSWER_CHARS]
+
+
+def _retry_after(value: str | None) -> float | None:
+    return None if value is None else retry_after_seconds(value, datetime.now(UTC))
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
