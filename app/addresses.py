@@ -31,9 +31,10 @@ ALWAYS_REFUSED: tuple[Network, ...] = tuple(
     for text in (
         "0.0.0.0/8", "::/128",  # "this host": connects to loopback on Linux
         "169.254.0.0/16", "fe80::/10",  # link-local, with the metadata services of most clouds
-        "fd00:ec2::/32", "fd20:ce::254/128", "fd00:c1::a9fe:a9fe/128", "fd00:42::42/128",  # AWS, Google, Oracle, Scaleway
-        "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32",  # Alibaba, Azure's wire server, Oracle's classic one
-        "224.0.0.0/4", "255.255.255.255/32", "ff00::/8",  # multicast, broadcast
+        "fd00:ec2::/32", "fd20:ce::254/128",  # AWS, Google
+        "fd00:c1::a9fe:a9fe/128", "192.0.0.192/32",  # Oracle, its classic cloud
+        "fd00:42::42/128", "100.100.100.200/32", "168.63.129.16/32",  # Scaleway, Alibaba, Azure's wire server
+        "224.0.0.0/4", "ff00::/8", "255.255.255.255/32",  # multicast, broadcast
     )
 )  # fmt: skip
 # They resolve to the above; by name they matter where a proxy resolves for us.
@@ -42,7 +43,9 @@ METADATA_HOSTS = frozenset(
      "metadata.tencentyun.com"}
 )  # fmt: skip
 _MAPPED = IPv6Network("::ffff:0:0/96")
-_LAST_32_BITS = tuple(IPv6Network(text) for text in ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96"))  # RFC 4291, 2765, 6052
+_LAST_32_BITS = (  # IPv4-compatible, IPv4-translated, NAT64
+    IPv6Network("::/96"), IPv6Network("::ffff:0:0:0/96"), IPv6Network("64:ff9b::/96"),
+)  # fmt: skip
 _LOCAL_NAT64, _TEREDO, _6TO4 = IPv6Network("64:ff9b:1::/48"), IPv6Network("2001::/32"), IPv6Network("2002::/16")
 _ISATAP = frozenset({0x5EFE, 0x0200_5EFE})  # bits 64 to 95
 
@@ -88,6 +91,10 @@ class AddressRules:
             return self.refusal(URL(url).raw_host or "")
         except ValueError:
             return None
+
+
+ONLY_ALWAYS = AddressRules()
+"""The rules of who sets none."""
 
 
 def parse_network(text: str) -> Network:

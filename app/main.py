@@ -63,7 +63,10 @@ class Service:
         self.metrics = Metrics(webhooks=settings.effective_webhooks, sinks=settings.sinks)
         self.commits = GroupCommit(self.database)
         self.database.write(lambda c: sink_states.remember_sinks(c, settings.sinks))
-        self.relay = Relay(settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics)
+        self.relay = Relay(
+            settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics,
+            address_rules=settings.address_rules,
+        )  # fmt: skip
         self.recipients = recipients(settings.sinks)
         self.replays = Replays(self.recipients, self.database, self.relay.lease_token, self.relay.look_again)
         worker: Handover = self.relay if self.delivers else NoWorker()

@@ -11,7 +11,7 @@ import asyncio
 import base64
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,11 +23,11 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from multidict import CIMultiDict, istr
 from yarl import URL
 
-from app.addresses import AddressRules
+from app.addresses import ONLY_ALWAYS, AddressRules
 from app.delivery.oauth import PEER as TOKEN_ENDPOINT
 from app.delivery.oauth import TokenFailure, TokenSource
 from app.delivery.policy import outcome_of_status
-from app.delivery.transport import PROGRESS, Fault, Progress, Transport
+from app.delivery.transport import PROGRESS, Counter, Fault, Progress, Transport
 from app.models import AttemptOutcome
 from app.settings import SinkSettings
 from app.views import clean
@@ -57,16 +57,12 @@ class AttemptResult:
 
 
 class SinkSender:
-    """Posts to one sink; made on the event loop, closed with `close()`. Raises tls.BadTlsFile.
+    """Posts to one sink; made on the event loop, closed with `close()`. Raises tls.BadTlsFile."""
 
-    `count` hears of each request that has its connection, and whether that one was used before.
-    """
-
-    def __init__(
-        self, sink: SinkSettings, rules: AddressRules = AddressRules(), count: Callable[[bool], object] = bool
-    ) -> None:
+    def __init__(self, sink: SinkSettings, rules: AddressRules = ONLY_ALWAYS, count: Counter | None = None) -> None:
         configured = {name: value.get_secret_value() for name, value in sink.headers.items()}
-        self._url, self._headers = _address(sink.url, configured)
+        self._url, always = _address(sink.url, configured)
+        self._headers = CIMultiDict(always)
         self._sink = sink
         self._resolver = _OwnThreadsResolver()
         self._transport = Transport(
@@ -120,9 +116,7 @@ class SinkSender:
                 token = await self._tokens.token()
                 result = await self._try(body, {**headers, "authorization": f"Bearer {token}"}, started)
         except TokenFailure as failure:
-            return _failure(
-                failure.outcome, failure.text, started, retry_after=_retry_after(failure.retry_after)
-            )
+            return _failure(failure.outcome, failure.text, started, retry_after=_retry_after(failure.retry_after))
         return result
 
     async def _try(self, body: bytes, headers: Mapping[str, str], started: float) -> AttemptResult:
@@ -154,7 +148,7 @@ class SinkSender:
     async def _post(
         self, session: aiohttp.ClientSession, body: bytes, headers: Mapping[str, str], started: float
     ) -> AttemptResult:
-        told = CIMultiDict(self._headers)
+        told = self._headers.copy()
         told.update(headers)
         async with session.post(
             self._url, data=aiohttp.BytesPayload(body), headers=told, allow_redirects=False

@@ -23,7 +23,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from app import tls
-from app.addresses import AddressRules
+from app.addresses import ONLY_ALWAYS, AddressRules
 from app.models import AttemptOutcome
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
 Fault = tuple[AttemptOutcome, str]
+Counter = Callable[[bool], object]
+"""Hears of each request that got its connection, and whether that one was used before."""
 
 SINK = "the sink"
 GATEWAY_STATUSES = frozenset({502, 503, 504})
@@ -70,8 +72,7 @@ class Transport:
     """The way to one sink. Made at the start, off the hot path: it reads the TLS files.
 
     `proxy` is an http:// or https:// URL, its user and password percent-encoded in it. The proxies of the environment
-    do not count. `count` hears of each request that has its connection, and whether that one was used before. Raises
-    tls.BadTlsFile.
+    do not count. Raises tls.BadTlsFile.
     """
 
     def __init__(
@@ -81,8 +82,8 @@ class Transport:
         client_cert_file: str | None = None,
         client_key_file: str | None = None,
         proxy: str | None = None,
-        rules: AddressRules = AddressRules(),
-        count: Callable[[bool], object] = bool,
+        rules: AddressRules = ONLY_ALWAYS,
+        count: Counter | None = None,
     ) -> None:
         own_files = ca_file or client_cert_file or client_key_file
         self._ssl = _plain_context() if not own_files else tls.client_context(
@@ -234,7 +235,7 @@ class _Connector(aiohttp.TCPConnector):
     def __init__(
         self, *, limit: int, ssl: ssl.SSLContext, resolver: AbstractResolver, rules: AddressRules,
         ttl_dns_cache: int | None = None, keepalive_timeout: float | None = None, force_close: bool = False,
-        count: Callable[[bool], object] = bool,
+        count: Counter | None = None,
     ) -> None:  # fmt: skip
         super().__init__(
             limit=limit, ssl=ssl, resolver=resolver, ttl_dns_cache=ttl_dns_cache, force_close=force_close,
@@ -243,16 +244,19 @@ class _Connector(aiohttp.TCPConnector):
         self._rules = rules
         self._count = count
 
-    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:
+    async def connect(
+        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout  # noqa: ASYNC109
+    ) -> Connection:  # fmt: skip
         connection = await super().connect(req, traces, timeout)
         progress = PROGRESS.get()
         progress.connected = True
-        self._count(progress.reused)
+        if self._count is not None:
+            self._count(progress.reused)
         return connection
 
     async def _create_connection(
-        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> ResponseHandler:
+        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout  # noqa: ASYNC109
+    ) -> ResponseHandler:  # fmt: skip
         PROGRESS.get().made_connection = True
         return await super()._create_connection(req, traces, timeout)
 
