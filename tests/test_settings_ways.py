@@ -201,7 +201,8 @@ def test_networks_that_are_none_are_told_together_by_their_place_and_not_repeate
 
 def test_exceptions_to_nothing_are_refused_as_they_would_close_no_door():
     assert faults_of(SINK | {"JETHOOK_SINK_ALLOW_CIDRS": "203.0.113.0/24"}) == [
-        "JETHOOK_SINK_ALLOW_CIDRS: has no effect without JETHOOK_SINK_DENY_CIDRS; 0.0.0.0/0,::/0 there denies all others"
+        "JETHOOK_SINK_ALLOW_CIDRS: has no effect without JETHOOK_SINK_DENY_CIDRS;"
+        " 0.0.0.0/0,::/0 there denies all others"
     ]
 
 
