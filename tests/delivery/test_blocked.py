@@ -120,11 +120,12 @@ def test_a_name_with_refused_addresses_only_is_blocked_and_its_addresses_are_not
     assert run(scene()) == [BLOCKED_ALWAYS]
 
 
-def test_a_closed_port_beside_a_refused_address_is_a_connect_failure() -> None:
+@pytest.mark.parametrize("addresses", [["169.254.169.254", "127.0.0.1"], ["127.0.0.1", "169.254.169.254"]])
+def test_a_closed_port_beside_a_refused_address_is_a_connect_failure(addresses: list[str]) -> None:
     async def scene() -> list[int | Fault]:
         async with Peer() as peer:
             port = peer.port
-        return await post(Transport(), f"http://mixed:{port}/", LocalNames(mixed=[["169.254.169.254", "127.0.0.1"]]))
+        return await post(Transport(), f"http://mixed:{port}/", LocalNames(mixed=[addresses]))
 
     assert run(scene()) == [(AttemptOutcome.CONNECT, "no connection to the sink: Connection refused")]
 
