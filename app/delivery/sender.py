@@ -20,7 +20,6 @@ from functools import partial
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from multidict import CIMultiDict, istr
 from yarl import URL
 
 from app.addresses import ONLY_ALWAYS, AddressRules
@@ -36,7 +35,6 @@ MAX_ANSWER_BYTES = 64 * 1024  # read, then the connection is closed and the stat
 KEPT_ANSWER_CHARS = 4096
 MAX_ERROR_CHARS = 300
 REUSE_SECONDS = 1.0  # a connection that was closed before we reused it shows that within a round trip
-RETRY_AFTER, WISH = istr("retry-after"), istr("webhook-delivery")
 # What a configured header may not say: our words, and how the request is framed.
 OUR_HEADERS = frozenset({"content-type", "user-agent", "idempotency-key", "content-length", "transfer-encoding"})
 OUR_PREFIXES = ("webhook-", "x-jethook-")
@@ -61,8 +59,7 @@ class SinkSender:
 
     def __init__(self, sink: SinkSettings, rules: AddressRules = ONLY_ALWAYS, count: Counter | None = None) -> None:
         configured = {name: value.get_secret_value() for name, value in sink.headers.items()}
-        self._url, always = _address(sink.url, configured)
-        self._headers = CIMultiDict(always)
+        self._url, self._headers = _address(sink.url, configured)
         self._sink = sink
         self._resolver = _OwnThreadsResolver()
         self._transport = Transport(
@@ -148,8 +145,7 @@ class SinkSender:
     async def _post(
         self, session: aiohttp.ClientSession, body: bytes, headers: Mapping[str, str], started: float
     ) -> AttemptResult:
-        told = self._headers.copy()
-        told.update(headers)
+        told = {**self._headers, **headers} if self._headers else headers
         async with session.post(
             self._url, data=aiohttp.BytesPayload(body), headers=told, allow_redirects=False
         ) as response:
@@ -164,8 +160,8 @@ class SinkSender:
                 error=None if outcome is AttemptOutcome.SUCCESS else f"{who} answered {response.status}",
                 duration_ms=_since(started),
                 response_excerpt=excerpt(answer),
-                retry_after=_retry_after(response.headers.get(RETRY_AFTER)),
-                wish=response.headers.get(WISH, "").strip().lower() or None,
+                retry_after=_retry_after(response.headers.get("retry-after")),
+                wish=response.headers.get("webhook-delivery", "").strip().lower() or None,
             )
 
 
