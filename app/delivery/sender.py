@@ -26,7 +26,7 @@ from app.addresses import ONLY_ALWAYS, AddressRules
 from app.delivery.oauth import PEER as TOKEN_ENDPOINT
 from app.delivery.oauth import TokenFailure, TokenSource
 from app.delivery.policy import outcome_of_status
-from app.delivery.transport import PROGRESS, Counter, Fault, Progress, Transport
+from app.delivery.transport import PROGRESS, CountConnection, Fault, Progress, Transport
 from app.models import AttemptOutcome
 from app.settings import SinkSettings
 from app.views import clean
@@ -57,7 +57,9 @@ class AttemptResult:
 class SinkSender:
     """Posts to one sink; made on the event loop, closed with `close()`. Raises tls.BadTlsFile."""
 
-    def __init__(self, sink: SinkSettings, rules: AddressRules = ONLY_ALWAYS, count: Counter | None = None) -> None:
+    def __init__(
+        self, sink: SinkSettings, rules: AddressRules = ONLY_ALWAYS, count: CountConnection | None = None
+    ) -> None:
         configured = {name: value.get_secret_value() for name, value in sink.headers.items()}
         self._url, self._headers = _address(sink.url, configured)
         self._sink = sink

@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
 Fault = tuple[AttemptOutcome, str]
-Counter = Callable[[bool], object]
+CountConnection = Callable[[bool], object]
 """Hears of each request that got its connection, and whether that one was used before."""
 
 SINK = "the sink"
@@ -83,7 +83,7 @@ class Transport:
         client_key_file: str | None = None,
         proxy: str | None = None,
         rules: AddressRules = ONLY_ALWAYS,
-        count: Counter | None = None,
+        count: CountConnection | None = None,
     ) -> None:
         own_files = ca_file or client_cert_file or client_key_file
         self._ssl = _plain_context() if not own_files else tls.client_context(
@@ -235,13 +235,12 @@ class _Connector(aiohttp.TCPConnector):
     def __init__(
         self, *, limit: int, ssl: ssl.SSLContext, resolver: AbstractResolver, rules: AddressRules,
         ttl_dns_cache: int | None = None, keepalive_timeout: float | None = None, force_close: bool = False,
-        count: Counter | None = None,
+        count: CountConnection | None = None,
     ) -> None:  # fmt: skip
         super().__init__(
             limit=limit, ssl=ssl, resolver=resolver, ttl_dns_cache=ttl_dns_cache, force_close=force_close,
-            keepalive_timeout=keepalive_timeout, socket_factory=self._vetted_socket,
+            keepalive_timeout=keepalive_timeout, socket_factory=partial(_vetted_socket, rules),
         )  # fmt: skip
-        self._rules = rules
         self._count = count
 
     async def connect(
@@ -260,12 +259,14 @@ class _Connector(aiohttp.TCPConnector):
         PROGRESS.get().made_connection = True
         return await super()._create_connection(req, traces, timeout)
 
-    def _vetted_socket(self, target: aiohttp.AddrInfoType) -> socket.socket:
-        family, kind, protocol, _, address = target
-        reason = self._rules.refusal_of_text(str(address[0]))
-        if reason is not None:
-            raise RefusedAddress(reason)
-        return socket.socket(family, kind, protocol)
+
+def _vetted_socket(rules: AddressRules, target: aiohttp.AddrInfoType) -> socket.socket:
+    """For a connection to `target`, which nobody looks up again. Raises RefusedAddress."""
+    family, kind, protocol, _, address = target
+    reason = rules.refusal_of_text(str(address[0]))
+    if reason is not None:
+        raise RefusedAddress(reason)
+    return socket.socket(family, kind, protocol)
 
 
 class _Request(aiohttp.ClientRequest):
