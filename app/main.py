@@ -70,8 +70,9 @@ class Service:
         herald: Herald = self.alerts or NOBODY
         self.herald = herald
         self.relay = Relay(
-            settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics, herald=herald
-        )
+            settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics, herald=herald,
+            address_rules=settings.address_rules,
+        )  # fmt: skip
         self.recipients = recipients(settings.sinks)
         self.replays = Replays(self.recipients, self.database, self.relay.lease_token, self.relay.look_again)
         worker: Handover = self.relay if self.delivers else NoWorker()

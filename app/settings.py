@@ -30,7 +30,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from app import operator_events, tls
+from app import addresses, operator_events, tls
+from app.addresses import AddressRules
 from app.conditions import parse_condition
 from app.errors import SettingsFault
 from app.signing_keys import parse_signing_key
@@ -151,6 +152,25 @@ def _long_enough(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _networks(values: tuple[str, ...]) -> tuple[str, ...]:
+    faults: list[str] = []
+    for number, value in enumerate(values, 1):
+        try:
+            addresses.parse_network(value)
+        except ValueError as error:
+            faults.append(f"entry {number} {error}")
+    if faults:
+        raise ValueError("; ".join(faults))
+    return values
+
+
+def _allowable(values: tuple[str, ...]) -> tuple[str, ...]:
+    for number, value in enumerate(values, 1):
+        if addresses.is_always_refused(addresses.parse_network(value)):
+            raise ValueError(f"entry {number} is link-local or the like, which no setting opens")
+    return values
+
+
 def _condition(value: str | None) -> str | None:
     if value is not None:
         parse_condition(value)
@@ -178,6 +198,7 @@ def _not_empty(value: SecretStr) -> SecretStr:
 Seconds = Annotated[float, AfterValidator(_finite), Field(gt=0)]
 SecondsOrNone = Annotated[float, AfterValidator(_finite), Field(ge=0)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Networks = Annotated[tuple[str, ...], BeforeValidator(_split_list), AfterValidator(_networks)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 Secrets = Annotated[tuple[Annotated[SecretStr, AfterValidator(_not_empty)], ...], BeforeValidator(_split_list)]
 SigningSecret = Annotated[SecretStr, AfterValidator(_standard_webhooks_secret)]
@@ -322,6 +343,14 @@ class Settings(BaseModel):
     register_every_seconds: SecondsOrNone = Field(
         300.0, description="how often callbacks are checked; 0: at start only"
     )
+    sink_deny_cidrs: Networks = Field(
+        (),
+        description="networks that no sink, token endpoint or proxy may be in, e.g. `10.0.0.0/8,fd00::/8`; link-local,"
+        " multicast and cloud metadata addresses are always refused",
+    )
+    sink_allow_cidrs: Annotated[Networks, AfterValidator(_allowable)] = Field(
+        (), description="exceptions to these; with `0.0.0.0/0,::/0` denied, the only networks that are allowed"
+    )
     connections: dict[str, ConnectionSettings] = Field({}, description="Mailjet API keys by name")
     webhooks: dict[str, WebhookSettings] = Field({}, description="webhooks by name; none: one named `default`")
     sinks: dict[str, SinkSettings] = Field({}, description="sinks by name")
@@ -337,6 +366,10 @@ class Settings(BaseModel):
         if told := "\n".join(faults):
             raise ValueError(told)
         return self
+
+    @property
+    def address_rules(self) -> AddressRules:
+        return _rules(self.sink_deny_cidrs, self.sink_allow_cidrs)
 
     @property
     def effective_webhooks(self) -> dict[str, WebhookSettings]:
@@ -378,6 +411,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, env_file: Path | 
         variables[path] = variable
         _put(tree, path, value)
     faults += _way_faults(tree.get("sinks", {}))
+    faults += _address_faults(tree)
     try:
         settings = Settings(**tree)
     except ValidationError as error:
@@ -641,6 +675,26 @@ def _way_faults(sinks: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, sink in sinks.items():
         for setting, text in (*_tls_faults(sink), *_oauth_faults(sink)):
             yield f"{PREFIX}SINKS__{name.upper()}__{setting}: {text}"
+
+
+def _address_faults(tree: Mapping[str, Any]) -> Iterator[str]:
+    """Literal addresses that may not be connected to, from the unchecked tree; and an exception to nothing, whose
+    author expects it to close the door."""
+    deny, allow = tree.get("sink_deny_cidrs"), tree.get("sink_allow_cidrs")
+    if allow and not deny:
+        yield f"{addresses.ALLOW}: has no effect without {addresses.DENY}; 0.0.0.0/0,::/0 there denies all others"
+    try:
+        rules = _rules(*(_networks(tuple(cast("list[str]", _split_list(value or "")))) for value in (deny, allow)))
+    except (ValueError, TypeError, AttributeError):  # told by the validator
+        rules = AddressRules()
+    for name, sink in tree.get("sinks", {}).items():
+        for setting in ("url", "oauth_token_url", "proxy"):
+            if reason := rules.refusal_of_url(str(sink.get(setting, ""))):
+                yield f"{PREFIX}SINKS__{name.upper()}__{setting.upper()}: its address {reason}"
+
+
+def _rules(deny: Iterable[str], allow: Iterable[str]) -> AddressRules:
+    return AddressRules(*(tuple(addresses.parse_network(text) for text in texts) for texts in (deny, allow)))
 
 
 def _tls_faults(sink: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -22,6 +22,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from app import __version__, operator_events
+from app.addresses import AddressRules
 from app.clock import from_micros, now_micros, utc_now
 from app.delivery.batching import Parcel, new_batch, split, stored_batches
 from app.delivery.breaker import Breaker, BreakerState
@@ -60,6 +61,7 @@ class Outbox(Protocol):
     lease_token: str
     metrics: Metrics
     herald: Herald
+    address_rules: AddressRules
     sink_results: dict[str, dict[str, Any]]
 
     def record(self, report: Report) -> None:
@@ -194,7 +196,8 @@ class SinkRunner:
     # --- life ---
 
     def open(self) -> None:
-        self._sender = SinkSender(self.sink)
+        count = self._outbox.metrics.connection_counter(self.name)
+        self._sender = SinkSender(self.sink, self._outbox.address_rules, count)
         self._sending = True
 
     def stop_sending(self) -> None:
@@ -388,7 +391,7 @@ class SinkRunner:
         job = Job(str(values["id"]), self.name, "test", "sent", tuple(values.values()))
         parcel = Parcel([job], None if self.sink.batch_size == 1 else job.event_id)
         body, content_type = self._body(parcel)
-        sender = SinkSender(self.sink)
+        sender = SinkSender(self.sink, self._outbox.address_rules)
         try:
             result = await sender.send(body, self._headers(parcel, now, body, content_type))
         finally:

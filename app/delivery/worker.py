@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from sqlalchemy.engine import Connection
 
+from app.addresses import ONLY_ALWAYS, AddressRules
 from app.clock import EPOCH, utc_now
 from app.db import Database
 from app.delivery import queue
@@ -45,7 +46,7 @@ class Relay:
 
     def __init__(
         self, sinks: Mapping[str, SinkSettings], *, database: Database, commits: GroupCommit, metrics: Metrics,
-        herald: Herald = NOBODY,
+        herald: Herald = NOBODY, address_rules: AddressRules = ONLY_ALWAYS,
     ) -> None:  # fmt: skip
         self.lease_token = secrets.token_hex(16)
         self._database = database
@@ -57,6 +58,7 @@ class Relay:
         self._news: Lane[None, None] = commits.lane(_News())
         self.metrics = metrics
         self.herald = herald
+        self.address_rules = address_rules
         self.runners = {name: SinkRunner(name, sink, self) for name, sink in sinks.items()}
         self._wake = asyncio.Event()
         self._wake_at = NEVER

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.addresses import ONLY_ALWAYS, AddressRules
 from app.clock import to_micros, utc_now
 from app.db import Database
 from app.delivery.queue import BatchNote, Report
@@ -56,11 +57,15 @@ class MortalRelay(Relay):
 class Stand:
     """One replica."""
 
-    def __init__(self, database: Database, sinks: Mapping[str, SinkSettings]) -> None:
+    def __init__(
+        self, database: Database, sinks: Mapping[str, SinkSettings], *, rules: AddressRules = ONLY_ALWAYS
+    ) -> None:
         self.database = database
         self.commits = GroupCommit(database)
-        metrics = Metrics(webhooks=["orders"], sinks=sinks)
-        self.relay = MortalRelay(sinks, database=database, commits=self.commits, metrics=metrics)
+        self.metrics = Metrics(webhooks=["orders"], sinks=sinks)
+        self.relay = MortalRelay(
+            sinks, database=database, commits=self.commits, metrics=self.metrics, address_rules=rules
+        )
         self.ingest = Ingest(
             {"orders": WebhookSettings()}, matcher=Matcher(sinks), commits=self.commits, worker=self.relay
         )
