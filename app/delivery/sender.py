@@ -148,9 +148,10 @@ class SinkSender:
         self, session: aiohttp.ClientSession, body: bytes, headers: Mapping[str, str], started: float
     ) -> AttemptResult:
         told = {**self._headers, **headers} if self._headers else headers
-        async with session.post(
-            self._url, data=aiohttp.BytesPayload(body), headers=told, allow_redirects=False
-        ) as response:
+        async with (
+            asyncio.timeout(self._sink.timeout_seconds),
+            await self._transport.post(session, self._url, body, told) as response,
+        ):
             answer = await _read_some(response)
             if (fault := self._transport.refusal(self._url, response.status)) is not None:
                 return _failure(*fault, started)

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from app.addresses import DENIED, NEVER_ALLOWED, ONLY_ALWAYS, AddressRules, parse_network
 from app.delivery.oauth import TokenFailure, TokenSource
@@ -47,7 +48,7 @@ async def post(transport: Transport, url: str, resolver: LocalNames, times: int 
         for _ in range(times):
             PROGRESS.set(progress := Progress())
             try:
-                async with session.post(url, data=b"{}", allow_redirects=False) as response:
+                async with await transport.post(session, URL(url), b"{}", {}) as response:
                     results.append(response.status)
             except (aiohttp.ClientError, TimeoutError) as error:
                 results.append(transport.classify(error, url, progress))

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 import uvloop
+from yarl import URL
 
 from app.delivery.transport import PROGRESS, Fault, Progress, Transport
 from app.models import AttemptOutcome
@@ -50,7 +51,10 @@ async def post(transport: Transport, url: str, *, times: int = 1, total_seconds:
         try:
             for _ in range(times):
                 PROGRESS.set(progress := Progress())
-                async with session.post(url, data=BODY, allow_redirects=False) as response:
+                async with (
+                    asyncio.timeout(total_seconds),
+                    await transport.post(session, URL(url), BODY, {}) as response,
+                ):
                     await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             return transport.classify(error, url, progress)
@@ -382,7 +386,7 @@ def test_a_request_tells_how_far_it_came(run):
                 for _ in range(2):
                     seen.append(Progress())
                     PROGRESS.set(seen[-1])
-                    async with session.post(sink.url, data=BODY) as response:
+                    async with await transport.post(session, URL(sink.url), BODY, {}) as response:
                         await response.read()
             return seen
 
