@@ -50,9 +50,10 @@ class Relay:
     ) -> None:  # fmt: skip
         self.lease_token = secrets.token_hex(16)
         self._database = database
-        self._claims: Lane[ClaimRequest, list[Job]] = commits.lane(_Claims())
-        self._batches: Lane[BatchNote, None] = commits.lane(_Batches())
+        # Before the claims: what is settled in the same transaction is not claimed again.
         self._reports: Lane[Report, None] = commits.lane(_Reports(self.record))
+        self._claims: Lane[ClaimRequest, list[Job]] = commits.lane(_Claims(self._claimed))
+        self._batches: Lane[BatchNote, None] = commits.lane(_Batches())
         # In the lane and not beside it: two transactions of ours over the same rows could lock each other out.
         self._renewals: Lane[Renewal, None] = commits.lane(_Renewals())
         self._news: Lane[None, None] = commits.lane(_News())
@@ -215,9 +216,10 @@ class Relay:
 
     async def _take(self, request: ClaimRequest) -> int:
         """How many were claimed."""
-        jobs = await self._claims.submit(request)
-        self.runners[request.sink].add_claimed(jobs)
-        return len(jobs)
+        return len(await self._claims.submit(request))
+
+    def _claimed(self, sink: str, jobs: Sequence[Job]) -> None:
+        self.runners[sink].add_claimed(jobs)
 
     def _look(self, connection: Connection) -> tuple[dict[str, str | None], dict[tuple[str, int], datetime]]:
         """(paused sinks -> the reason, what is due next of the others); on a worker thread."""
@@ -291,12 +293,18 @@ class Relay:
 
 
 class _Claims:
-    """The lane of claims."""
+    """The lane of claims. Jobs are handed over before the results of any later transaction: were it left to the caller,
+    a delivery could be settled and let go in between, and then be taken up as a new one."""
+
+    def __init__(self, claimed: Callable[[str, Sequence[Job]], None]) -> None:
+        self._claimed = claimed
 
     def execute(self, connection: Connection, items: Sequence[ClaimRequest]) -> list[list[Job]]:
         return [queue.claim_due(connection, request) for request in items]
 
-    def committed(self, items: Sequence[ClaimRequest], results: Sequence[list[Job]]) -> None: ...
+    def committed(self, items: Sequence[ClaimRequest], results: Sequence[list[Job]]) -> None:
+        for item, jobs in zip(items, results, strict=True):
+            self._claimed(item.sink, jobs)
 
     def failed(self, items: Sequence[ClaimRequest]) -> None: ...
 
