@@ -63,13 +63,15 @@ class Lane(Generic[Item, Result]):
         self._owner.wake()
         return future
 
-    def post(self, item: Item) -> None:
-        """`submit` for an item that nobody waits for: it goes with what others write, or by itself a little later.
-
-        Only the lane's work hears of its result.
-        """
+    def post(self, item: Item, *, is_urgent: bool = False) -> None:
+        """`submit` for an item whose result only the lane's work hears of. Not urgent, it goes with what others write,
+        or by itself a little later."""
         self.waiting.append((item, None))
-        self._owner.wake_later()
+        if is_urgent:
+            self.is_urgent = True
+            self._owner.wake()
+        else:
+            self._owner.wake_later()
 
     def take(self) -> list[Entry]:
         self.is_urgent = len(self.waiting) > MAX_ITEMS

@@ -36,6 +36,7 @@ class Report:
 
     completions: Sequence[Completion]
     recorded: Callable[[], None]
+    is_urgent: bool = False  # something waits for it
     tries: int = 0
 
 

@@ -330,9 +330,14 @@ class SinkRunner:
             self._give_back(parcel)
             raise
         self._leave(priority)
-        decision = self._judge(parcel, result)
         now = now_micros()
-        self._record(parcel, self._completions(parcel, at, now, result, decision))
+        try:
+            decision = self._judge(parcel, result)
+            completions = self._completions(parcel, at, now, result, decision)
+        except Exception:  # a bug of ours; it is tried again when its lease has run out, and not at once and for ever
+            self._let_go(parcel)
+            raise
+        self._record(parcel, completions)
         self._observe(parcel, now, result, decision)
         if decision.state is DeliveryState.DEAD:
             self._tell_dead(parcel, result, decision)
@@ -454,12 +459,16 @@ class SinkRunner:
     def _record(self, parcel: Parcel, completions: list[Completion]) -> None:
         """To be written, however long the database is away: an attempt that was made must not be made again. Until
         then the deliveries are in hand; the slot is free for the next."""
-        self._outbox.record(Report(completions, partial(self._recorded, parcel, completions[0])))
+        # In an order, the next of the same key waits for it.
+        self._outbox.record(Report(completions, partial(self._recorded, parcel, completions[0]), self.is_ordered))
 
-    def _recorded(self, parcel: Parcel, first: Completion) -> None:
+    def _let_go(self, parcel: Parcel) -> None:
         for job in parcel.jobs:
             self._held_ids.discard(job.event_id)
             self._free(job.priority)
+
+    def _recorded(self, parcel: Parcel, first: Completion) -> None:
+        self._let_go(parcel)
         if first.state is DeliveryState.PENDING:
             self._outbox.wake_at(from_micros(first.next_attempt_micros))
         elif self.is_ordered:

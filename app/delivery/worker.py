@@ -130,7 +130,7 @@ class Relay:
 
     def record(self, report: Report) -> None:
         """One request's results, in one transaction: a batch is never half recorded."""
-        self._reports.post(report)
+        self._reports.post(report, is_urgent=report.is_urgent)
 
     async def note_batch(self, note: BatchNote) -> None:
         await _until_done(lambda: self._batches.submit(note))
