@@ -213,15 +213,27 @@ def _with_plus(element: Unindexed, compiler: SQLCompiler, **kw: Any) -> str:
 
 def event_conditions(filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]]) -> list[Condition]:
     """Conditions on `columns` of the events table."""
-    indexed = _indexed_filters(filters)
-    conditions = []
-    for name in EQUAL:
-        if values := getattr(filters, name):
-            column = columns[name]
-            conditions.append(_any_of(column if name in indexed else Unindexed(column), values))
-    conditions += _id_range(columns["id"], filters)
-    conditions += _between(columns["received_at"], filters.received_after, filters.received_before)
-    return conditions
+    return _equalities(filters, columns, EQUAL) + _id_range(columns["id"], filters) + _received(filters, columns)
+
+
+def walked_campaign(filters: EventFilters) -> str | None:
+    """The one campaign whose part of the index holds all that is asked for, unless another filter leads to fewer."""
+    campaigns = set(filters.campaign_id)
+    return campaigns.pop() if len(campaigns) == 1 and _indexed_filters(filters) == {"campaign_id"} else None
+
+
+def conditions_within_campaign(
+    filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]]
+) -> list[Condition]:
+    """Conditions besides the campaign and the time of the event, which are bounds of the walk: see `id_bounds`."""
+    names = [name for name in EQUAL if name != "campaign_id"]
+    return _equalities(filters, columns, names) + _received(filters, columns)
+
+
+def id_bounds(filters: EventFilters) -> tuple[str, str]:
+    """`occurred_at` as the first id that fits and the first one beyond; "g" comes after every id."""
+    first = first_id(min(filters.after)) if filters.after else ""
+    return first, first_id(max(filters.before)) if filters.before else "g"
 
 
 def delivery_conditions(query: DeliveryQuery, columns: sa.ColumnCollection[str, sa.Column[Any]]) -> list[Condition]:
@@ -254,6 +266,21 @@ def _indexed_filters(filters: EventFilters) -> set[str]:
             return {name}
     alone = len(set(filters.webhook)) == len(set(filters.type)) == 1
     return {"webhook", "type"} if alone else set()
+
+
+def _equalities(
+    filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]], names: Iterable[str]
+) -> list[Condition]:
+    indexed = _indexed_filters(filters)
+    return [
+        _any_of(columns[name] if name in indexed else Unindexed(columns[name]), values)
+        for name in names
+        if (values := getattr(filters, name))
+    ]
+
+
+def _received(filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]]) -> list[Condition]:
+    return _between(columns["received_at"], filters.received_after, filters.received_before)
 
 
 def _any_of(column: sa.ColumnElement[Any], values: Iterable[Any]) -> Condition:
