@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,7 +46,7 @@ STEPS = st.lists(st.one_of(st.just(0.0), st.floats(0.0, 3.0), st.floats(-0.5, 0.
 @given(RATES, STEPS)
 def test_no_window_holds_more_than_the_rate_and_the_burst(rate: float, steps: list[float]) -> None:
     bucket, now, taken = TokenBucket(rate), 1000.0, []
-    clock = now
+    clock = -math.inf
     for step in steps:
         now += step
         clock = max(clock, now)
