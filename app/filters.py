@@ -16,6 +16,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from app import operator_events
 from app.clock import rfc3339, to_micros
 from app.mailjet.vocabulary import normal_email
 from app.models import DeliveryState, Outcome
@@ -122,9 +123,12 @@ class Paging(Filters):
 class EventFilters(Filters):
     """Which events. A repeated parameter means any of its values."""
 
-    webhook: Texts = Field([], description="name of the webhook", examples=[["orders"]])
+    webhook: Texts = Field([], description="name of the webhook; `jethook` for operator events", examples=[["orders"]])
     type: Texts = Field(
-        [], description="Mailjet's word: sent, open, click, bounce, spam, blocked, unsub", examples=[["bounce"]]
+        [],
+        description="Mailjet's word: sent, open, click, bounce, spam, blocked, unsub; or an operator event's type."
+        " Operator events are found only by their type or webhook",
+        examples=[["bounce"]],
     )
     outcome: Annotated[list[Outcome], Several] = Field([], description="our word for what happened")
     email: Emails = Field([], description="whole address; its domain in any case", examples=[["a@example.com"]])
@@ -212,8 +216,9 @@ def _with_plus(element: Unindexed, compiler: SQLCompiler, **kw: Any) -> str:
 
 
 def event_conditions(filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]]) -> list[Condition]:
-    """Conditions on `columns` of the events table."""
-    return _equalities(filters, columns, EQUAL) + _id_range(columns["id"], filters) + _received(filters, columns)
+    """Conditions on `columns` of the events table. Who asks about mail does not mean what Jethook tells about itself:
+    operator events are found by their type or webhook only."""
+    return _besides_ids(filters, columns, EQUAL) + _id_range(columns["id"], filters)
 
 
 def walked_campaign(filters: EventFilters) -> str | None:
@@ -226,8 +231,7 @@ def conditions_within_campaign(
     filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]]
 ) -> list[Condition]:
     """Conditions besides the campaign and the time of the event, which are bounds of the walk: see `id_bounds`."""
-    names = [name for name in EQUAL if name != "campaign_id"]
-    return _equalities(filters, columns, names) + _received(filters, columns)
+    return _besides_ids(filters, columns, [name for name in EQUAL if name != "campaign_id"])
 
 
 def id_bounds(filters: EventFilters) -> tuple[str, str]:
@@ -260,27 +264,29 @@ def first_id(moment: datetime) -> str:
 
 
 def _indexed_filters(filters: EventFilters) -> set[str]:
-    """The filters whose index is worth using: the most selective one, or webhook with type, which gives the order."""
+    """The filters whose index is worth using: the most selective one; webhook with type, which gives the order; or the
+    webhook of operator events, since they are few."""
     for name in SELECTIVE:
         if getattr(filters, name):
             return {name}
     alone = len(set(filters.webhook)) == len(set(filters.type)) == 1
-    return {"webhook", "type"} if alone else set()
+    return {"webhook", "type"} if alone or set(filters.webhook) == {operator_events.WEBHOOK} else set()
 
 
-def _equalities(
+def _besides_ids(
     filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]], names: Iterable[str]
 ) -> list[Condition]:
+    if not filters.webhook and filters.type and all(map(operator_events.is_operator_word, filters.type)):
+        filters = filters.model_copy(update={"webhook": [operator_events.WEBHOOK]})
     indexed = _indexed_filters(filters)
-    return [
-        _any_of(columns[name] if name in indexed else Unindexed(columns[name]), values)
-        for name in names
-        if (values := getattr(filters, name))
-    ]
-
-
-def _received(filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]]) -> list[Condition]:
-    return _between(columns["received_at"], filters.received_after, filters.received_before)
+    conditions: list[Condition] = []
+    if not (filters.webhook or filters.type):
+        conditions.append(Unindexed(columns["webhook"]) != operator_events.WEBHOOK)
+    for name in names:
+        if values := getattr(filters, name):
+            column = columns[name]
+            conditions.append(_any_of(column if name in indexed else Unindexed(column), values))
+    return conditions + _between(columns["received_at"], filters.received_after, filters.received_before)
 
 
 def _any_of(column: sa.ColumnElement[Any], values: Iterable[Any]) -> Condition:

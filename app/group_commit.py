@@ -29,6 +29,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 In_contra = TypeVar("In_contra", contravariant=True)
 Out = TypeVar("Out")
+Entry = tuple[Any, asyncio.Future[Any] | None]  # what waits in a lane, and who waits for its result
+LINGER_SECONDS = 0.005  # what nobody waits for joins others' commits, or makes one of its own so much later
 MAX_ITEMS = 512  # a lane's items in one transaction: keeps a commit in the tens of milliseconds
 PATIENCE_SECONDS = 20.0  # a database that hangs must not hold Mailjet's connections
 RETRIED_STATES = frozenset({"40001", "40P01"})  # PostgreSQL: serialization failure, deadlock
@@ -50,19 +52,30 @@ class Lane(Generic[Item, Result]):
     def __init__(self, owner: GroupCommit, work: LaneWork[Item, Result]) -> None:
         self._owner = owner
         self.work = work
-        self.waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self.is_urgent = False  # somebody waits for a result
+        self.waiting: deque[Entry] = deque()
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
         """The item's result once it is durable. A caller that goes away does not take the write with it."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.waiting.append((item, future))
+        self.is_urgent = True
         self._owner.wake()
         return future
 
-    def take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+    def post(self, item: Item) -> None:
+        """`submit` for an item that nobody waits for: it goes with what others write, or by itself a little later.
+
+        Only the lane's work hears of its result.
+        """
+        self.waiting.append((item, None))
+        self._owner.wake_later()
+
+    def take(self) -> list[Entry]:
+        self.is_urgent = len(self.waiting) > MAX_ITEMS
         return [self.waiting.popleft() for _ in range(min(len(self.waiting), MAX_ITEMS))]
 
-    def take_all(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+    def take_all(self) -> list[Entry]:
         return [self.waiting.popleft() for _ in range(len(self.waiting))]
 
 
@@ -79,6 +92,7 @@ class GroupCommit:
         self._turn_began = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watcher: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None  # of what nobody waits for
         self._idle: asyncio.Event = asyncio.Event()
 
     def lane(self, work: LaneWork[Item, Result]) -> Lane[Item, Result]:
@@ -100,9 +114,20 @@ class GroupCommit:
             self._watch(self._patience)
         self._ask_for_turn()
 
+    def wake_later(self) -> None:
+        """On the event loop: something waits in a lane, and nobody for it."""
+        if self._active or self._alarm is not None:
+            return  # the turn takes it along, or `_rest` sees it
+        self._idle.clear()
+        self._alarm = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._alarm_rang)
+
+    def _alarm_rang(self) -> None:
+        self._alarm = None
+        self.wake()
+
     async def drain(self) -> None:
         """Wait until nothing waits any more."""
-        while self._active:
+        while self._active or any(lane.waiting for lane in self._lanes):
             await self._idle.wait()
 
     # --- on the database's thread ---
@@ -110,12 +135,13 @@ class GroupCommit:
     def _turn(self) -> None:
         """One transaction; then others who write have their turn before the next."""
         with self._lock:
-            groups = self._in_hand = [_Group(lane, lane.take()) for lane in self._lanes if lane.waiting]
+            # Every lane, also an empty one: whoever submits sets the flag last, and one left over would turn for ever.
+            groups = self._in_hand = [_Group(lane, taken) for lane in self._lanes if (taken := lane.take())]
         if groups:
             self._on_loop(self._tell, self._commit(groups))
         with self._lock:
             self._in_hand = []
-            self._active = any(lane.waiting for lane in self._lanes)
+            self._active = any(lane.is_urgent for lane in self._lanes)
             self._turn_began = time.monotonic()
         if self._active:
             self._ask_for_turn()
@@ -185,7 +211,11 @@ class GroupCommit:
                 group.succeed(outcome)
 
     def _rest(self) -> None:
-        if not self._active:
+        if self._active:
+            return
+        if any(lane.waiting for lane in self._lanes):
+            self.wake_later()
+        else:
             self._idle.set()
 
     def _watch(self, seconds: float) -> None:
@@ -223,7 +253,7 @@ class GroupCommit:
 class _Group:
     """The items of one lane in one transaction."""
 
-    def __init__(self, lane: Lane[Any, Any], waiting: list[tuple[Any, asyncio.Future[Any]]]) -> None:
+    def __init__(self, lane: Lane[Any, Any], waiting: list[Entry]) -> None:
         self.lane = lane
         self.waiting = waiting
         self.items = [item for item, _ in waiting]
@@ -237,7 +267,7 @@ class _Group:
         except Exception:
             log.exception("commit.hook_failed")  # it is durable: the callers hear so
         for (_, future), result in zip(self.waiting, results, strict=True):
-            if not future.done():
+            if future is not None and not future.done():
                 future.set_result(result)
 
     def fail(self, error: Exception) -> None:
@@ -249,7 +279,7 @@ class _Group:
 
     def tell(self, error: Exception) -> None:
         for _, future in self.waiting:
-            if not future.done():
+            if future is not None and not future.done():
                 future.set_exception(error)
                 future.exception()  # a caller that hung up never asks
 

@@ -13,6 +13,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, health
+from app.alerts.service import Alerts, is_wanted
 from app.credentials import callback_passwords, load_secret_key, made_api_key, registered_passwords
 from app.db import Database
 from app.delivery import routes as delivery_routes
@@ -30,6 +31,7 @@ from app.ingest.service import Ingest
 from app.maintenance.leader import Leadership
 from app.metrics import Metrics
 from app.migrate import migrate
+from app.operator_events import NOBODY, Herald
 from app.query import routes as query_routes
 from app.registration import routes as registration_routes
 from app.registration.service import Registrar, mailjet_clients, pause
@@ -64,15 +66,21 @@ class Service:
         self.metrics = Metrics(webhooks=settings.effective_webhooks, sinks=settings.sinks)
         self.commits = GroupCommit(self.database)
         self.database.write(lambda c: sink_states.remember_sinks(c, settings.sinks))
-        self.relay = Relay(settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics)
+        self.alerts = make_alerts(settings, self.database)
+        herald: Herald = self.alerts or NOBODY
+        self.herald = herald
+        self.relay = Relay(
+            settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics, herald=herald,
+            address_rules=settings.address_rules,
+        )  # fmt: skip
         self.recipients = recipients(settings.sinks)
         self.replays = Replays(self.recipients, self.database, self.relay.lease_token, self.relay.look_again)
         worker: Handover = self.relay if self.delivers else NoWorker()
         self.ingest = Ingest(
             settings.effective_webhooks, matcher=Matcher(settings.sinks), commits=self.commits, worker=worker,
-            observe=self.metrics.commit_items.observe,
+            observe=self.metrics.commit_items.observe, herald=herald,
         )  # fmt: skip
-        self.registrar = make_registrar(settings, self.database, self.metrics)
+        self.registrar = make_registrar(settings, self.database, self.metrics, herald)
         self._background: list[asyncio.Task[None]] = []
         self._background_stop = asyncio.Event()
         self.receiver = Receiver(
@@ -93,6 +101,8 @@ class Service:
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
+        if self.alerts is not None:
+            await self.alerts.start()
         if self.delivers:
             await self.relay.start()
             self._background.append(asyncio.create_task(self._keep_registered(), name="registration"))
@@ -133,12 +143,23 @@ class Service:
         if self.delivers:
             await self.relay.stop()
         await self.commits.drain()
+        if self.alerts is not None:  # after all who tell it something
+            await self.alerts.stop()
         await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.to_thread(self.database.close)
 
 
-def make_registrar(settings: Settings, database: Database, metrics: Metrics | None = None) -> Registrar:
+def make_alerts(settings: Settings, database: Database) -> Alerts | None:
+    """None while no sink asks for operator events: then they cost nothing."""
+    return Alerts(settings.sinks, database, instance=settings.instance) if is_wanted(settings.sinks) else None
+
+
+def make_registrar(
+    settings: Settings, database: Database, metrics: Metrics | None = None, herald: Herald | None = None
+) -> Registrar:
     """The registrar of a migrated database, with the installation's own passwords."""
+    # A command tells what it finds as well: the service would see no change any more.
+    herald = herald or make_alerts(settings, database) or NOBODY
     passwords = callback_passwords(settings, load_secret_key(settings, database))
 
     def count_call(operation: str, code: str) -> None:
@@ -151,7 +172,7 @@ def make_registrar(settings: Settings, database: Database, metrics: Metrics | No
 
     return Registrar(
         settings, database, registered_passwords(passwords), client_factory=mailjet_clients(count_call),
-        owner=secrets.token_hex(4), on_slot=note_slot,
+        owner=secrets.token_hex(4), on_slot=note_slot, herald=herald,
     )  # fmt: skip
 
 
@@ -190,7 +211,7 @@ def create_app(settings: Settings) -> FastAPI:
     rest.include_router(query_routes.build_router(service.database, keys))
     rest.include_router(delivery_routes.build_router(service.database, keys, service.look_again))
     rest.include_router(quarantine.build_router(service.database, keys, service.ingest))
-    rest.include_router(sink_routes.build_router(settings, service.database, keys, service.relay))
+    rest.include_router(sink_routes.build_router(settings, service.database, keys, service.relay, service.herald))
     rest.include_router(
         replay_routes.build_router(service.recipients, service.database, keys, service.replays.look_again)
     )

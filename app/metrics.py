@@ -5,7 +5,7 @@ One `Metrics` for one app, with a registry of its own, so that two apps in one p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -22,6 +22,8 @@ Labelled = TypeVar("Labelled", Counter, Gauge, Histogram)
 UNKNOWN = "unknown"  # the label of what a caller names and we do not know: labels are never a caller's words
 INGEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+
+CONNECTION_KINDS = ("new", "reused")
 
 
 class Metrics:
@@ -52,6 +54,10 @@ class Metrics:
         self.delivery_attempts = Counter(
             "jethook_delivery_attempts", "HTTP tries of deliveries", ["sink", "outcome"], registry=r
         )
+        self.sink_connections = Counter(
+            "jethook_sink_connections", "HTTP tries by the connection they got: made for them, or used before",
+            ["sink", "kind"], registry=r,
+        )  # fmt: skip
         self.delivery_duration = Histogram(
             "jethook_delivery_duration_seconds", "One HTTP try", ["sink"], buckets=DELIVERY_BUCKETS, registry=r
         )
@@ -127,9 +133,16 @@ class Metrics:
         for sink in sinks:
             for outcome in AttemptOutcome:
                 self.delivery_attempts.labels(sink, outcome.value)
+            for kind in CONNECTION_KINDS:
+                self.sink_connections.labels(sink, kind)
             for gauge in (self.oldest_overdue, self.sink_paused, self.sink_circuit_state):
                 gauge.labels(sink).set(0)
             for state in ("pending", "dead"):
                 self.deliveries.labels(sink, state).set(0)
             self.delivery_duration.labels(sink)
             self.end_to_end.labels(sink)
+
+    def connection_counter(self, sink: str) -> Callable[[bool], None]:
+        """For one sink; told of each connection that a request got, and whether it was used before."""
+        new, reused = (self.sink_connections.labels(sink, kind) for kind in CONNECTION_KINDS)
+        return lambda was_used: (reused if was_used else new).inc()

@@ -30,7 +30,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from app import tls
+from app import addresses, operator_events, tls
+from app.addresses import AddressRules
 from app.conditions import parse_condition
 from app.errors import SettingsFault
 from app.signing_keys import parse_signing_key
@@ -38,6 +39,8 @@ from app.signing_keys import parse_signing_key
 PREFIX = "JETHOOK_"
 EventType = Literal["sent", "open", "click", "bounce", "spam", "blocked", "unsub"]
 EVENT_TYPES: tuple[EventType, ...] = ("sent", "open", "click", "bounce", "spam", "blocked", "unsub")
+# What a sink may ask for: Mailjet's types, and those that Jethook tells about itself.
+HEARD: tuple[str, ...] = (*EVENT_TYPES, operator_events.ALL, *operator_events.MEANINGS)
 NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*\Z")
 LONGEST_NAME = 63
 MIN_SECRET_KEY_CHARS = 16
@@ -149,6 +152,25 @@ def _long_enough(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _networks(values: tuple[str, ...]) -> tuple[str, ...]:
+    faults: list[str] = []
+    for number, value in enumerate(values, 1):
+        try:
+            addresses.parse_network(value)
+        except ValueError as error:
+            faults.append(f"entry {number} {error}")
+    if faults:
+        raise ValueError("; ".join(faults))
+    return values
+
+
+def _allowable(values: tuple[str, ...]) -> tuple[str, ...]:
+    for number, value in enumerate(values, 1):
+        if addresses.is_always_refused(addresses.parse_network(value)):
+            raise ValueError(f"entry {number} is link-local or the like, which no setting opens")
+    return values
+
+
 def _condition(value: str | None) -> str | None:
     if value is not None:
         parse_condition(value)
@@ -176,6 +198,7 @@ def _not_empty(value: SecretStr) -> SecretStr:
 Seconds = Annotated[float, AfterValidator(_finite), Field(gt=0)]
 SecondsOrNone = Annotated[float, AfterValidator(_finite), Field(ge=0)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Networks = Annotated[tuple[str, ...], BeforeValidator(_split_list), AfterValidator(_networks)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 Secrets = Annotated[tuple[Annotated[SecretStr, AfterValidator(_not_empty)], ...], BeforeValidator(_split_list)]
 SigningSecret = Annotated[SecretStr, AfterValidator(_standard_webhooks_secret)]
@@ -224,7 +247,10 @@ class SinkSettings(_Group):
 
     url: HttpUrl = Field(description="where events are posted", json_schema_extra=FROM_FILE)
     webhooks: Names = Field((), description="webhooks it hears of; unset: all")
-    events: Names = Field((), description="event types it hears of; unset: all")
+    events: Names = Field(
+        (),
+        description="event types it hears of, also `jethook.*` or single operator types; unset: all of Mailjet's",
+    )
     filter: Annotated[str | None, AfterValidator(_condition)] = Field(
         None, description="further condition on the event's fields (JSON, see Filters)"
     )
@@ -317,6 +343,14 @@ class Settings(BaseModel):
     register_every_seconds: SecondsOrNone = Field(
         300.0, description="how often callbacks are checked; 0: at start only"
     )
+    sink_deny_cidrs: Networks = Field(
+        (),
+        description="networks that no sink, token endpoint or proxy may be in, e.g. `10.0.0.0/8,fd00::/8`; link-local,"
+        " multicast and cloud metadata addresses are always refused",
+    )
+    sink_allow_cidrs: Annotated[Networks, AfterValidator(_allowable)] = Field(
+        (), description="exceptions to these; with `0.0.0.0/0,::/0` denied, the only networks that are allowed"
+    )
     connections: dict[str, ConnectionSettings] = Field({}, description="Mailjet API keys by name")
     webhooks: dict[str, WebhookSettings] = Field({}, description="webhooks by name; none: one named `default`")
     sinks: dict[str, SinkSettings] = Field({}, description="sinks by name")
@@ -327,10 +361,15 @@ class Settings(BaseModel):
             self.connections,
             {name: webhook.connection for name, webhook in self.webhooks.items()},
             {name: sink.webhooks for name, sink in self.sinks.items()},
+            {name: sink.events for name, sink in self.sinks.items()},
         )
         if told := "\n".join(faults):
             raise ValueError(told)
         return self
+
+    @property
+    def address_rules(self) -> AddressRules:
+        return _rules(self.sink_deny_cidrs, self.sink_allow_cidrs)
 
     @property
     def effective_webhooks(self) -> dict[str, WebhookSettings]:
@@ -372,6 +411,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, env_file: Path | 
         variables[path] = variable
         _put(tree, path, value)
     faults += _way_faults(tree.get("sinks", {}))
+    faults += _address_faults(tree)
     try:
         settings = Settings(**tree)
     except ValidationError as error:
@@ -567,24 +607,32 @@ def _faults_of(error: ValidationError, variables: Mapping[tuple[str, ...], str])
         yield f"{variable}: {told}"
 
 
-def _names_in(tree: Mapping[str, Any]) -> tuple[Collection[str], dict[str, str], dict[str, list[str]]]:
+_Lists = dict[str, list[str]]
+
+
+def _names_in(tree: Mapping[str, Any]) -> tuple[Collection[str], dict[str, str], _Lists, _Lists]:
     """Which names an unchecked tree gives and uses, so that a fault elsewhere does not hide a name that is wrong."""
     webhooks = {name: group.get("connection", "default") for name, group in tree.get("webhooks", {}).items()}
-    sinks: dict[str, list[str]] = {}
-    for name, group in tree.get("sinks", {}).items():
-        try:
-            used = _split_list(group.get("webhooks", ""))
-        except ValueError:
-            used = []
-        sinks[name] = [word for word in used if isinstance(word, str)] if isinstance(used, list) else []
-    return tree.get("connections", {}), webhooks, sinks
+    sinks = tree.get("sinks", {})
+    used = {name: _words(group.get("webhooks", "")) for name, group in sinks.items()}
+    heard = {name: _words(group.get("events", "")) for name, group in sinks.items()}
+    return tree.get("connections", {}), webhooks, used, heard
+
+
+def _words(value: object) -> list[str]:
+    try:
+        found = _split_list(value)
+    except ValueError:
+        return []
+    return [word for word in found if isinstance(word, str)] if isinstance(found, list) else []
 
 
 def _name_faults(
-    connections: Collection[str], webhooks: Mapping[str, str], sinks: Mapping[str, Collection[str]]
-) -> Iterator[str]:
+    connections: Collection[str], webhooks: Mapping[str, str], sinks: Mapping[str, Collection[str]],
+    heard: Mapping[str, Collection[str]],
+) -> Iterator[str]:  # fmt: skip
     """Names that are none, and names used that are not configured. `webhooks` gives each one's connection, `sinks` the
-    webhooks each one names."""
+    webhooks each one names, `heard` the event types."""
     for group, names in (("CONNECTIONS", connections), ("WEBHOOKS", webhooks), ("SINKS", sinks)):
         for name in names:
             if not NAME.match(name) or len(name) > LONGEST_NAME:
@@ -592,6 +640,9 @@ def _name_faults(
                     f"{PREFIX}{group}__{name.upper()}: a name holds letters, digits and single underscores,"
                     f" {LONGEST_NAME} at most"
                 )
+    if operator_events.WEBHOOK in webhooks:
+        told = f"{PREFIX}WEBHOOKS__{operator_events.WEBHOOK.upper()}"
+        yield f"{told}: this name is kept for what Jethook tells about itself; choose another"
     for name, connection in webhooks.items():
         if connection not in connections and connection != "default":
             yield (
@@ -605,6 +656,13 @@ def _name_faults(
                     f"{PREFIX}SINKS__{name.upper()}__WEBHOOKS: no webhook {webhook!r} is configured"
                     f" (configured: {', '.join(sorted(webhooks)) or 'default'})"
                 )
+    for name, words in heard.items():
+        for word in words:
+            if word not in HEARD:
+                near = _closest(word, HEARD)
+                yield f"{PREFIX}SINKS__{name.upper()}__EVENTS: no event type {word!r}" + (
+                    f"; did you mean {near}?" if near else f" (known: {', '.join(HEARD)})"
+                )
 
 
 # --- how a sink is reached -------------------------------------------------------------------------------------------
@@ -617,6 +675,26 @@ def _way_faults(sinks: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, sink in sinks.items():
         for setting, text in (*_tls_faults(sink), *_oauth_faults(sink)):
             yield f"{PREFIX}SINKS__{name.upper()}__{setting}: {text}"
+
+
+def _address_faults(tree: Mapping[str, Any]) -> Iterator[str]:
+    """Literal addresses that may not be connected to, from the unchecked tree; and an exception to nothing, whose
+    author expects it to close the door."""
+    deny, allow = tree.get("sink_deny_cidrs"), tree.get("sink_allow_cidrs")
+    if allow and not deny:
+        yield f"{addresses.ALLOW}: has no effect without {addresses.DENY}; 0.0.0.0/0,::/0 there denies all others"
+    try:
+        rules = _rules(*(_networks(tuple(cast("list[str]", _split_list(value or "")))) for value in (deny, allow)))
+    except (ValueError, TypeError, AttributeError):  # told by the validator
+        rules = AddressRules()
+    for name, sink in tree.get("sinks", {}).items():
+        for setting in ("url", "oauth_token_url", "proxy"):
+            if reason := rules.refusal_of_url(str(sink.get(setting, ""))):
+                yield f"{PREFIX}SINKS__{name.upper()}__{setting.upper()}: its address {reason}"
+
+
+def _rules(deny: Iterable[str], allow: Iterable[str]) -> AddressRules:
+    return AddressRules(*(tuple(addresses.parse_network(text) for text in texts) for texts in (deny, allow)))
 
 
 def _tls_faults(sink: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

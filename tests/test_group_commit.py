@@ -325,3 +325,39 @@ def test_nobody_waits_for_ever_for_a_database_that_hangs(numbers: Database, gate
     run(scenario())
     assert stored(numbers) == [1, 3]  # what it had in hand was written all the same; what only waited was not
     assert work.told_failed == [2]
+
+
+def test_what_nobody_waits_for_goes_with_what_others_write(numbers: Database, gate: threading.Event) -> None:
+    work, beside = Numbers(before=lambda items: gate.wait(10)), Numbers()
+
+    async def scenario() -> None:
+        commits = GroupCommit(numbers)
+        lane, other = commits.lane(work), commits.lane(beside)
+        lane.post(1)
+        assert await other.submit(2) == 4  # which does not wait the moment that the first one would have waited
+        await commits.drain()
+
+    gate.set()
+    run(scenario())
+    assert (work.transactions, beside.transactions) == ([[1]], [[2]])
+    assert (work.told_committed, work.told_failed) == ([1], [])
+    assert stored(numbers) == [1, 2]
+
+
+def test_what_nobody_waits_for_is_written_all_the_same(numbers: Database) -> None:
+    work = Numbers()
+
+    async def scenario() -> None:
+        commits = GroupCommit(numbers)
+        lane = commits.lane(work)
+        for n in range(3):
+            lane.post(n)
+        await until(lambda: work.told_committed, "the commit")
+        for n in range(3, 6):
+            lane.post(n)
+        lane.post(-1)
+        await commits.drain()
+
+    run(scenario())
+    assert stored(numbers) == [0, 1, 2, 3, 4, 5]
+    assert work.told_failed == [-1]

@@ -10,6 +10,7 @@ import pytest
 import typer.main
 
 from app.cli import cli, reference_table
+from app.operator_events import MEANINGS, asked_for
 from app.settings import load_settings
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +32,15 @@ def test_a_fresh_clone_needs_one_line(block: int, ends: str):
     assert len(lines) == 1
     assert lines[0].endswith(ends)
     assert "--require-hashes" in lines[0]
+
+
+def test_every_operator_event_is_named_with_its_meaning_and_the_example_asks_for_all():
+    rows = dict(re.findall(r"^\| `(jethook\.[a-z.]+)` \| (.+) \|$", README, re.MULTILINE))
+    (example,) = [block for block in BLOCKS if block.startswith("JETHOOK_SINKS__PAGER")]
+    settings = load_settings(dict(line.split("=", 1) for line in example.splitlines()), env_file=None)
+
+    assert rows == dict(MEANINGS)
+    assert asked_for(settings.sinks["pager"].events) == tuple(MEANINGS)
 
 
 def _commands() -> dict[str, Any]:

@@ -248,6 +248,7 @@ def test_all_faults_are_told_together_each_by_its_variable():
             "JETHOOK_WEBHOOKS__A__ON_CONFLICT": "fight",
             "JETHOOK_SINKS__CRM__TIMEOUT_SECONDS": "0",
             "JETHOOK_SINKS__CRM__WEBHOOKS": "a,b",
+            "JETHOOK_SINKS__CRM__EVENTS": "opened",
             "JETHOOK_SINKS__CRM__RETRY_SCHEDULE_SECONDS": "[1, 2",
         }
     )
@@ -259,6 +260,7 @@ def test_all_faults_are_told_together_each_by_its_variable():
         "JETHOOK_PROT",
         "JETHOOK_PUBLIC_URL",
         "JETHOOK_SECRET_KEY",
+        "JETHOOK_SINKS__CRM__EVENTS",
         "JETHOOK_SINKS__CRM__RETRY_SCHEDULE_SECONDS",
         "JETHOOK_SINKS__CRM__TIMEOUT_SECONDS",
         "JETHOOK_SINKS__CRM__URL",
@@ -266,6 +268,38 @@ def test_all_faults_are_told_together_each_by_its_variable():
         "JETHOOK_WEBHOOKS__A__CONNECTION",
         "JETHOOK_WEBHOOKS__A__EVENTS",
         "JETHOOK_WEBHOOKS__A__ON_CONFLICT",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("bounced", "did you mean bounce?"),
+        ("jethook.sink.open", "did you mean jethook.sink.opened?"),
+        ("jethook", "did you mean jethook.*?"),
+        ("jethook.deliveries.dead", "did you mean jethook.delivery.dead?"),
+        ("xyz", "(known: sent, open, "),
+    ],
+)
+def test_an_event_type_that_nobody_sends_is_refused_with_the_nearest_one(word: str, told: str):
+    (fault,) = faults_of(SINK | {"JETHOOK_SINKS__CRM__EVENTS": f"bounce,{word}"})
+
+    assert fault.startswith(f"JETHOOK_SINKS__CRM__EVENTS: no event type {word!r}")
+    assert told in fault
+
+
+def test_a_sink_may_ask_for_operator_events_beside_mailjets():
+    settings = load(SINK | {"JETHOOK_SINKS__CRM__EVENTS": "bounce,jethook.*,jethook.delivery.dead"})
+
+    assert settings.sinks["crm"].events == ("bounce", "jethook.*", "jethook.delivery.dead")
+
+
+def test_the_name_of_operator_events_is_no_webhooks():
+    assert faults_of({"JETHOOK_WEBHOOKS__JETHOOK__EVENTS": "open"}) == [
+        "JETHOOK_WEBHOOKS__JETHOOK: this name is kept for what Jethook tells about itself; choose another"
+    ]
+    assert faults_of(SINK | {"JETHOOK_SINKS__CRM__WEBHOOKS": "jethook"}) == [
+        "JETHOOK_SINKS__CRM__WEBHOOKS: no webhook 'jethook' is configured (configured: default)"
     ]
 
 

@@ -142,3 +142,72 @@ def test_the_ways_secrets_are_masked():
     assert {row.variable.rpartition("__")[2] for row in reference_rows() if row.secret} >= {
         "PROXY", "OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET"
     }  # fmt: skip
+
+
+# --- addresses that may not be connected to --------------------------------------------------------------------------
+
+NEVER = "its address is never connected to: link-local, multicast, unspecified or a cloud's metadata service; change the URL"  # noqa: E501  # fmt: skip
+DENIED = "its address is in JETHOOK_SINK_DENY_CIDRS, and JETHOOK_SINK_ALLOW_CIDRS makes no exception for it"
+
+
+def test_addresses_are_lists_of_networks():
+    settings = load_settings(
+        {"JETHOOK_SINK_DENY_CIDRS": "10.0.0.0/8, fd00::/8,", "JETHOOK_SINK_ALLOW_CIDRS": '["10.1.2.0/24"]'},
+        env_file=None,
+    )
+
+    assert [str(network) for network in settings.address_rules.deny] == ["10.0.0.0/8", "fd00::/8"]
+    assert [str(network) for network in settings.address_rules.allow] == ["10.1.2.0/24"]
+    assert ("JETHOOK_SINK_DENY_CIDRS", "10.0.0.0/8,fd00::/8") in effective_rows(settings)
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254/x", "http://2852039166/", "http://[::ffff:169.254.1.1]/"])
+def test_a_literal_address_that_is_never_connected_to_is_refused_at_the_start_wherever_it_stands(url):
+    assert faults_of(crm(URL=url)) == [f"URL: {NEVER}"]
+    assert faults_of(crm(**{name.removeprefix("JETHOOK_SINKS__CRM__"): v for name, v in OAUTH.items()}) | {
+        "JETHOOK_SINKS__CRM__OAUTH_TOKEN_URL": url
+    }) == [f"OAUTH_TOKEN_URL: {NEVER}"]  # fmt: skip
+    assert faults_of(crm(PROXY=url.removesuffix("x"))) == [f"PROXY: {NEVER}"]
+
+
+def test_a_metadata_host_is_refused_by_its_name():
+    assert faults_of(crm(URL="http://metadata.google.internal/")) == [f"URL: {NEVER}"]
+
+
+def test_a_literal_address_that_the_settings_deny_is_refused_with_all_other_faults():
+    environ = crm(URL="http://10.0.0.7/", PROXY="http://10.1.2.3:3128", TIMEOUT_SECONDS="soon") | {
+        "JETHOOK_SINK_DENY_CIDRS": "10.0.0.0/8",
+        "JETHOOK_SINK_ALLOW_CIDRS": "10.1.2.0/24",
+    }
+
+    faults = faults_of(environ)
+
+    assert faults[0] == f"URL: {DENIED}"
+    assert [fault.partition(":")[0] for fault in faults] == ["URL", "TIMEOUT_SECONDS"]
+
+
+def test_networks_that_are_none_are_told_together_by_their_place_and_not_repeated():
+    environ = SINK | {
+        "JETHOOK_SINK_DENY_CIDRS": "10.1.2.3/8, 192.168.0.0/16, hunter2",
+        "JETHOOK_SINK_ALLOW_CIDRS": "10.0.0.0/8, 169.254.169.254",
+    }
+
+    assert faults_of(environ) == [
+        "JETHOOK_SINK_DENY_CIDRS: entry 1 has bits set behind its prefix; write 10.0.0.0/8; entry 3 is no network;"
+        " write it as 10.0.0.0/8, fd00::/8 or a single address",
+        "JETHOOK_SINK_ALLOW_CIDRS: entry 2 is link-local or the like, which no setting opens",
+    ]
+
+
+def test_exceptions_to_nothing_are_refused_as_they_would_close_no_door():
+    assert faults_of(SINK | {"JETHOOK_SINK_ALLOW_CIDRS": "203.0.113.0/24"}) == [
+        "JETHOOK_SINK_ALLOW_CIDRS: has no effect without JETHOOK_SINK_DENY_CIDRS;"
+        " 0.0.0.0/0,::/0 there denies all others"
+    ]
+
+
+@pytest.mark.parametrize("deny", ['["10.0.0.0/8", 7]', "[10", '[["10.0.0.0/8"]]', '{"a":1}'])
+def test_a_list_of_another_kind_is_a_fault_and_no_crash(deny):
+    (fault,) = faults_of(SINK | {"JETHOOK_SINK_DENY_CIDRS": deny})
+
+    assert fault.startswith("JETHOOK_SINK_DENY_CIDRS: ")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from app import operator_events
 from app.dispatch.service import Job
 from app.views import dump, view_of_values
 
@@ -36,17 +37,19 @@ def batch_body_of(jobs: Sequence[Job], envelope: Envelope) -> tuple[bytes, str]:
 
 
 def cloud_event(view: dict[str, Any]) -> dict[str, Any]:
+    is_ours = view["webhook"] == operator_events.WEBHOOK
     event: dict[str, Any] = {
         "specversion": "1.0",
         "id": view["id"],
-        "source": f"/webhooks/{view['webhook']}",
-        "type": _attribute(f"com.mailjet.email.{view['type']}"),
+        "source": "/jethook" if is_ours else f"/webhooks/{view['webhook']}",
+        "type": _attribute(view["type"] if is_ours else f"com.mailjet.email.{view['type']}"),
         "time": view["occurred_at"],
         "datacontenttype": "application/json",
         "data": view,
     }
-    if view["message_id"] is not None:
-        event["subject"] = _attribute(view["message_id"])
+    subject = (view["details"].get("sink") or view["details"].get("webhook")) if is_ours else view["message_id"]
+    if subject is not None:
+        event["subject"] = _attribute(subject)
     return event
 
 

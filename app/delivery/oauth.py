@@ -20,7 +20,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from app.delivery.transport import Fault, Progress
+from app.delivery.transport import PROGRESS, Fault, Progress
 from app.models import AttemptOutcome
 
 PEER = "the token endpoint"
@@ -140,13 +140,11 @@ class TokenSource:
         return self._held.value
 
     async def _ask(self) -> tuple[int, str | None, bytes]:
-        progress = Progress()
+        PROGRESS.set(progress := Progress())
         try:
             async with (
                 self._open_session() as session,
-                session.post(
-                    self._url, data=self._form, headers=self._headers, allow_redirects=False, trace_request_ctx=progress
-                ) as response,
+                session.post(self._url, data=self._form, headers=self._headers, allow_redirects=False) as response,
             ):
                 return response.status, response.headers.get("retry-after"), await _read(response)
         except TokenFailure:

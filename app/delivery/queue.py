@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
@@ -28,6 +28,15 @@ _events: sa.Table = Event.__table__  # type: ignore[attr-defined]
 ATTEMPT_COLUMNS = (
     "event_id", "sink", "number", "at", "status", "outcome", "error", "duration_ms", "response_excerpt", "replay",
 )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of one request's deliveries; `recorded` is called once that is durable."""
+
+    completions: Sequence[Completion]
+    recorded: Callable[[], None]
+    tries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +62,7 @@ class BatchNote:
     lease_token: str
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """What became of one claimed delivery. `attempt` is a row of `ATTEMPT_COLUMNS`; None when it was not tried."""
 
     event_id: str

@@ -7,25 +7,28 @@ retries before replays, and what is not a first attempt never takes more than ha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import orjson
 import structlog
 from sqlalchemy.engine import Connection
 
-from app import __version__
-from app.clock import EPOCH, to_micros, utc_now
+from app import __version__, operator_events
+from app.addresses import AddressRules
+from app.clock import from_micros, now_micros, utc_now
 from app.delivery.batching import Parcel, new_batch, split, stored_batches
 from app.delivery.breaker import Breaker, BreakerState
 from app.delivery.envelope import batch_body_of, body_of
 from app.delivery.policy import Decision, decide
-from app.delivery.queue import BatchNote, Completion
+from app.delivery.queue import BatchNote, Completion, Report
 from app.delivery.rate import TokenBucket
 from app.delivery.sender import AttemptResult, SinkSender
 from app.delivery.signing import Signer
@@ -33,6 +36,7 @@ from app.dispatch import sink_states
 from app.dispatch.service import Job
 from app.metrics import Metrics
 from app.models import AttemptOutcome, DeliveryState, Priority
+from app.operator_events import Change, Herald
 from app.settings import SinkSettings
 from app.views import EVENT_COLUMNS, clean
 
@@ -40,23 +44,28 @@ log = structlog.get_logger(__name__)
 
 HELD_AT_LEAST = 1000  # deliveries of one sink and priority in memory; the others wait in the table
 HELD_AT_MOST = 10_000
+USER_AGENT = f"jethook/{__version__}"
 CLAIM_AT_ONCE = 250
 GIVE_BACK_SECONDS = 2.0  # when the service stops, for the database to take what came of the last requests
 # A batch that the sink found too large: its halves go out at once, as batches of their own.
 SPLIT = Decision(DeliveryState.PENDING, retry_in_seconds=0.0, counts=False, reason="sent again in halves")
+RESUMED = "a person resumed the sink"
 _RECEIVED_AT = EVENT_COLUMNS.index("received_at")
 _GAUGE = {BreakerState.CLOSED: 0, BreakerState.OPEN: 1, BreakerState.HALF_OPEN: 2}
 
 
 class Outbox(Protocol):
-    """What a runner needs of the process around it. What is written is durable when the call returns, however long the
+    """What a runner needs of the process around it. What is awaited is durable when the call returns, however long the
     database is away."""
 
     lease_token: str
     metrics: Metrics
+    herald: Herald
+    address_rules: AddressRules
     sink_results: dict[str, dict[str, Any]]
 
-    async def record(self, completions: Sequence[Completion]) -> None: ...
+    def record(self, report: Report) -> None:
+        """Not durable when it returns: `report.recorded` is called then."""
 
     async def note_batch(self, note: BatchNote) -> None: ...
 
@@ -91,21 +100,26 @@ class SinkRunner:
         self._held: dict[int, int] = dict.fromkeys(Priority, 0)  # reserved, queued, being sent or recorded
         self._held_ids: set[str] = set()
         self._held_limit = min(HELD_AT_MOST, max(HELD_AT_LEAST, 2 * sink.batch_size * sink.concurrency))
+        self._held_in_all = 0
         self._under_way: dict[int, int] = dict.fromkeys(Priority, 0)
+        self._under_way_in_all = 0
         self._slots_behind = max(1, sink.concurrency // 2)
         self._tasks: set[asyncio.Task[None]] = set()
         self._at_sink: set[asyncio.Task[None]] = set()  # those of them that wait for the sink
         self._timer: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
+        self._all_recorded: asyncio.Event | None = None  # somebody waits until nothing is held
         self._sending = False
         self._paused = False
         self._is_storing_pause = False
+        self._mail_fails_since: datetime | None = None  # the first failure in a row with mail events in it
+        self._told_open_at: datetime | None = None  # the breaker is open, and the herald knows
 
     # --- room ---
 
     @property
     def holds(self) -> bool:
-        return any(self._held.values())
+        return self._held_in_all > 0
 
     @property
     def held_ids(self) -> frozenset[str]:
@@ -130,7 +144,7 @@ class SinkRunner:
             return False
         if self._held[Priority.FIRST] >= self._held_limit:
             return False
-        self._held[Priority.FIRST] += 1
+        self._hold(Priority.FIRST)
         return True
 
     def release(self) -> None:
@@ -153,7 +167,7 @@ class SinkRunner:
         # Our own lease may have run out while the database was away: what is still in hand is not taken twice.
         fresh = [job for job in jobs if job.event_id not in self._held_ids]
         for job in fresh:
-            self._held[job.priority] += 1
+            self._hold(job.priority)
             self._held_ids.add(job.event_id)
         self._queue(fresh)
 
@@ -182,7 +196,8 @@ class SinkRunner:
     # --- life ---
 
     def open(self) -> None:
-        self._sender = SinkSender(self.sink)
+        count = self._outbox.metrics.connection_counter(self.name)
+        self._sender = SinkSender(self.sink, self._outbox.address_rules, count)
         self._sending = True
 
     def stop_sending(self) -> None:
@@ -195,6 +210,10 @@ class SinkRunner:
         for task in list(self._at_sink):
             task.cancel()
         await self._settle(GIVE_BACK_SECONDS)
+        if self.holds:
+            self._all_recorded = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_recorded.wait(), GIVE_BACK_SECONDS)
         for task in list(self._tasks):  # the database is away: the leases run out by themselves
             task.cancel()
         await self._settle(GIVE_BACK_SECONDS)
@@ -216,22 +235,39 @@ class SinkRunner:
 
     def _pump(self) -> None:
         """Start as many requests as slots, breaker, rate and waiting deliveries allow."""
-        while self._sending and not self._paused:
-            now = self._clock()
-            if sum(self._under_way.values()) >= self.breaker.free_slots(now, self.sink.concurrency):
-                return
-            priority = self._next_priority(now)
-            if priority is None:
-                return
-            if self._bucket is not None and not self._bucket.take(now):
-                self._pump_in(self._bucket.wait(now))
-                return
-            self.breaker.started(now)
-            self._start(self._take(priority), priority)
+        while (taken := self._next()) is not None:
+            self._at_sink.add(self._spawn(self._slot(*taken)))
 
-    def _start(self, parcel: Parcel, priority: int) -> None:
+    def _next(self) -> tuple[Parcel, int] | None:
+        """(what goes out next, its priority), a slot being taken for it; None if nothing may now."""
+        if not self._sending or self._paused:
+            return None
+        now = self._clock()
+        if self._under_way_in_all >= self.breaker.free_slots(now, self.sink.concurrency):
+            return None
+        priority = self._next_priority(now)
+        if priority is None:
+            return None
+        if self._bucket is not None and not self._bucket.take(now):
+            self._pump_in(self._bucket.wait(now))
+            return None
+        self.breaker.started(now)
         self._under_way[priority] += 1
-        self._at_sink.add(self._spawn(self._deliver(parcel, priority)))
+        self._under_way_in_all += 1
+        return self._take(priority), priority
+
+    async def _slot(self, parcel: Parcel, priority: int) -> None:
+        """One request after the other, as long as there is something to send."""
+        taken: tuple[Parcel, int] | None = (parcel, priority)
+        while taken is not None:
+            await self._deliver(*taken)
+            taken = self._next()
+            if taken is not None:
+                self._pump()  # what held back one may have held back several
+
+    def _leave(self, priority: int) -> None:
+        self._under_way[priority] -= 1
+        self._under_way_in_all -= 1
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -282,31 +318,31 @@ class SinkRunner:
         self._pump()
 
     async def _deliver(self, parcel: Parcel, priority: int) -> None:
-        at = utc_now()
+        at = now_micros()
         try:
             if not parcel.is_stored:
                 await self._outbox.note_batch(self._note(parcel))
                 parcel.is_stored = True
             result = await self._attempt(parcel, at)
         except BaseException:  # cut off by the stop of the service
-            self._under_way[priority] -= 1
+            self._leave(priority)
             self.breaker.abandoned()
             self._give_back(parcel)
             raise
-        self._under_way[priority] -= 1
-        if (task := asyncio.current_task()) is not None:
-            self._at_sink.discard(task)
+        self._leave(priority)
         decision = self._judge(parcel, result)
-        self._pump()
-        await self._record(parcel, self._completions(parcel, at, result, decision))
-        self._observe(parcel, result, decision)
+        now = now_micros()
+        self._record(parcel, self._completions(parcel, at, now, result, decision))
+        self._observe(parcel, now, result, decision)
+        if decision.state is DeliveryState.DEAD:
+            self._tell_dead(parcel, result, decision)
 
     def _note(self, parcel: Parcel) -> BatchNote:
         assert parcel.batch_id is not None
         ids = tuple(job.event_id for job in parcel.jobs)
         return BatchNote(self.name, ids, parcel.batch_id, self._outbox.lease_token)
 
-    async def _attempt(self, parcel: Parcel, at: datetime) -> AttemptResult:
+    async def _attempt(self, parcel: Parcel, at: int) -> AttemptResult:
         assert self._sender is not None
         try:
             body, content_type = self._body(parcel)
@@ -322,11 +358,11 @@ class SinkRunner:
             return body_of(parcel.jobs[0], self.sink.envelope)
         return batch_body_of(parcel.jobs, self.sink.envelope)
 
-    def _headers(self, parcel: Parcel, at: datetime, body: bytes, content_type: str) -> dict[str, str]:
-        timestamp = int(at.timestamp())
+    def _headers(self, parcel: Parcel, at: int, body: bytes, content_type: str) -> dict[str, str]:
+        timestamp = at // 1_000_000
         headers = {
             "content-type": content_type,
-            "user-agent": f"jethook/{__version__}",
+            "user-agent": USER_AGENT,
             "webhook-id": parcel.webhook_id,
             "webhook-timestamp": str(timestamp),
             "idempotency-key": parcel.webhook_id,
@@ -345,17 +381,17 @@ class SinkRunner:
 
     async def test(self) -> dict[str, Any]:
         """Post a test event as Mailjet's web interface makes them, over connections of its own."""
-        now = utc_now()
-        raw = orjson.dumps({"event": "sent", "time": int(now.timestamp()), "MessageID": 0, "email": ""}).decode()
+        now = now_micros()
+        raw = orjson.dumps({"event": "sent", "time": now // 1_000_000, "MessageID": 0, "email": ""}).decode()
         values = dict.fromkeys(EVENT_COLUMNS) | {
             "id": f"test-{secrets.token_hex(8)}", "webhook": "test", "connection": "test", "type": "sent",
-            "outcome": "delivered", "occurred_at": to_micros(now), "received_at": to_micros(now), "test": True,
+            "outcome": "delivered", "occurred_at": now, "received_at": now, "test": True,
             "raw": raw,
         }  # fmt: skip
         job = Job(str(values["id"]), self.name, "test", "sent", tuple(values.values()))
         parcel = Parcel([job], None if self.sink.batch_size == 1 else job.event_id)
         body, content_type = self._body(parcel)
-        sender = SinkSender(self.sink)
+        sender = SinkSender(self.sink, self._outbox.address_rules)
         try:
             result = await sender.send(body, self._headers(parcel, now, body, content_type))
         finally:
@@ -386,53 +422,73 @@ class SinkRunner:
             self._give_back_waiting()
             self._wake_for_probe()
         if decision.pause_sink:
-            self._pause_itself(decision.reason)
+            self._pause_itself(decision.reason, is_news=bool(_mail_in(parcel)))
+        if result.outcome is not AttemptOutcome.SUCCESS and not result.is_our_fault:
+            self._tell_open(parcel, result, utc_now())
         return decision
 
     def _is_well(self) -> None:
         if not self.is_closed:
             log.info("sink.breaker_closed", sink=self.name)
             self._outbox.look_again()
-        self.breaker.succeeded()
+        self.close_breaker()
 
-    def _completions(self, parcel: Parcel, at: datetime, result: AttemptResult, decision: Decision) -> list[Completion]:
+    def close_breaker(self, why: str | None = None) -> None:
+        """Whatever it was before. `why`, where it was not the sink's own success."""
+        self.breaker.reset()
+        self._mail_fails_since = None
+        if self._told_open_at is not None:
+            self._tell(operator_events.SINK_RECOVERED, utc_now(), error=why, since=self._told_open_at)
+            self._told_open_at = None
+
+    def _completions(
+        self, parcel: Parcel, at: int, now: int, result: AttemptResult, decision: Decision
+    ) -> list[Completion]:
         parcels = split(parcel) if decision is SPLIT else [parcel]
         return [
-            _completion(job, part.batch_id, at, result, decision, self._outbox.lease_token)
+            _completion(job, part.batch_id, at, now, result, decision, self._outbox.lease_token)
             for part in parcels
             for job in part.jobs
         ]
 
-    async def _record(self, parcel: Parcel, completions: list[Completion]) -> None:
-        """Write the result, however long the database is away: an attempt that was made must not be made again."""
-        await self._outbox.record(completions)
+    def _record(self, parcel: Parcel, completions: list[Completion]) -> None:
+        """To be written, however long the database is away: an attempt that was made must not be made again. Until
+        then the deliveries are in hand; the slot is free for the next."""
+        self._outbox.record(Report(completions, partial(self._recorded, parcel, completions[0])))
+
+    def _recorded(self, parcel: Parcel, first: Completion) -> None:
         for job in parcel.jobs:
             self._held_ids.discard(job.event_id)
             self._free(job.priority)
-        if completions[0].state is DeliveryState.PENDING:
-            self._outbox.wake_at(EPOCH + timedelta(microseconds=completions[0].next_attempt_micros))
+        if first.state is DeliveryState.PENDING:
+            self._outbox.wake_at(from_micros(first.next_attempt_micros))
         elif self.is_ordered:
             self._outbox.look_again()  # the next of the same key may go
+
+    def _hold(self, priority: int) -> None:
+        self._held[priority] += 1
+        self._held_in_all += 1
 
     def _free(self, priority: int) -> None:
         was_full = self._held[priority] >= self._held_limit
         self._held[priority] -= 1
+        self._held_in_all -= 1
         # Room for what waits in the table; or nothing in hand any more, which is what a probe waits for.
-        if was_full or (not self.holds and not self.is_closed):
+        if was_full or (self._held_in_all == 0 and not self.is_closed):
             self._outbox.look_again()
+        if self._held_in_all == 0 and self._all_recorded is not None:
+            self._all_recorded.set()
 
-    def _observe(self, parcel: Parcel, result: AttemptResult, decision: Decision) -> None:
+    def _observe(self, parcel: Parcel, now: int, result: AttemptResult, decision: Decision) -> None:
         metrics = self._outbox.metrics
         metrics.attempted(self.name, result.outcome.value, result.duration_ms / 1000)
         news = self._outbox.sink_results.setdefault(self.name, {})
-        now = utc_now()
         if decision.state is DeliveryState.DELIVERED:
-            news["last_success_at"] = now
-            micros = to_micros(now)
+            news["last_success_at"] = from_micros(now)
             for job in parcel.jobs:
-                metrics.arrived(self.name, max(0, micros - job.event[_RECEIVED_AT]) / 1_000_000)
+                metrics.arrived(self.name, max(0, now - job.event[_RECEIVED_AT]) / 1_000_000)
             return
-        news["last_error"], news["last_error_at"] = result.error, now
+        news["last_error"], news["last_error_at"] = result.error, from_micros(now)
         log.info(
             "delivery.failed", webhook_id=parcel.webhook_id, events=len(parcel.jobs), sink=self.name,
             attempt=parcel.attempt_count + 1, outcome=result.outcome.value, status=result.status,
@@ -462,20 +518,24 @@ class SinkRunner:
             self.breaker.abandoned()
             self._give_back_waiting()
         else:
-            self.breaker.reset()  # whoever resumed it, on whichever replica, found it well
+            self.close_breaker(RESUMED)  # whoever resumed it, on whichever replica, found it well
             self._outbox.look_again()
 
-    def _pause_itself(self, reason: str | None) -> None:
+    def _pause_itself(self, reason: str | None, *, is_news: bool) -> None:
         if self._paused:
             return
         self.set_paused(reason, paused=True)
         self._is_storing_pause = True
-        self._spawn(self._store_pause(reason))
+        change = Change(operator_events.SINK_PAUSED, utc_now(), sink=self.name, error=reason) if is_news else None
+        self._spawn(self._store_pause(reason, change))
 
-    async def _store_pause(self, reason: str | None) -> None:
+    async def _store_pause(self, reason: str | None, change: Change | None) -> None:
         def store(connection: Connection) -> None:
-            if self._paused:  # nobody resumed it while the database was away
-                sink_states.set_paused(connection, self.name, paused=True, reason=reason)
+            if not self._paused:  # somebody resumed it while the database was away
+                return
+            is_new = sink_states.set_paused(connection, self.name, paused=True, reason=reason)
+            if is_new and change is not None:
+                self._outbox.herald.store(connection, change)
 
         try:
             await self._outbox.store(store)
@@ -494,7 +554,7 @@ class SinkRunner:
 
     def _give_back(self, parcel: Parcel) -> None:
         """Due again at once, for whoever may send it; no attempt is used up."""
-        now = to_micros(utc_now())
+        now = now_micros()
         completions = [
             Completion(
                 event_id=job.event_id, sink=job.sink, lease_token=self._outbox.lease_token,
@@ -504,7 +564,7 @@ class SinkRunner:
             )
             for job in parcel.jobs
         ]  # fmt: skip
-        self._spawn(self._record(parcel, completions))
+        self._record(parcel, completions)
 
     def _wake_for_probe(self) -> None:
         moment = self.breaker.reopens_at()
@@ -513,6 +573,32 @@ class SinkRunner:
         if moment is not None:
             delay = max(0.0, moment - self._clock())
             self._probe_timer = asyncio.get_running_loop().call_later(delay + 0.01, self._outbox.look_again)
+
+    # --- telling ---
+    # What becomes of an operator event is never told as another, or two sinks that fail would write to each other for
+    # ever: everything told here has its cause in a delivery of Mailjet's.
+
+    def _tell_open(self, parcel: Parcel, result: AttemptResult, now: datetime) -> None:
+        """After a failed attempt: tell that the breaker is open, once, if mail waits behind it and for nothing else."""
+        if self._mail_fails_since is None and _mail_in(parcel):
+            self._mail_fails_since = now
+        if self.is_closed or self._paused or self._mail_fails_since is None or self._told_open_at is not None:
+            return
+        self._told_open_at = now
+        self._tell(
+            operator_events.SINK_OPENED, now, error=result.outcome.value, since=self._mail_fails_since,
+            details={"status": result.status, "failures": self.sink.breaker_failures},
+        )  # fmt: skip
+
+    def _tell_dead(self, parcel: Parcel, result: AttemptResult, decision: Decision) -> None:
+        mail = _mail_in(parcel)
+        if mail:
+            details = {"status": result.status, "reason": decision.reason, "first_event_id": mail[0].event_id}
+            error = result.outcome.value
+            self._tell(operator_events.DELIVERY_DEAD, utc_now(), error=error, count=len(mail), details=details)
+
+    def _tell(self, event_type: str, at: datetime, **more: Any) -> None:
+        self._outbox.herald.tell(Change(event_type, at, sink=self.name, **more))
 
     # --- shown ---
 
@@ -523,10 +609,15 @@ class SinkRunner:
         self._outbox.metrics.sink_circuit_state.labels(self.name).set(_GAUGE[self.breaker.state(self._clock())])
 
 
+def _mail_in(parcel: Parcel) -> list[Job]:
+    """The deliveries of Mailjet's events."""
+    return [job for job in parcel.jobs if job.webhook != operator_events.WEBHOOK]
+
+
 def _completion(
-    job: Job, batch_id: str | None, at: datetime, result: AttemptResult, decision: Decision, lease_token: str
+    job: Job, batch_id: str | None, at: int, now: int, result: AttemptResult, decision: Decision, lease_token: str
 ) -> Completion:
-    now, number = to_micros(utc_now()), job.attempt_count + 1
+    number = job.attempt_count + 1
     pending = decision.state is DeliveryState.PENDING
     wait = int((decision.retry_in_seconds or 0) * 1_000_000)
     # Cleaned whoever wrote it: a text that a database refuses would be offered to it for ever.
@@ -539,12 +630,13 @@ def _completion(
         settled_micros=None if pending else now, last_status=result.status,
         last_error=None if result.outcome is AttemptOutcome.SUCCESS else error, batch_id=batch_id,
         attempt=(
-            job.event_id, job.sink, number, to_micros(at), result.status, result.outcome.value, told,
+            job.event_id, job.sink, number, at, result.status, result.outcome.value, told,
             result.duration_ms, result.response_excerpt, job.replay,
         ),
     )  # fmt: skip
 
 
+@lru_cache(maxsize=256)
 def _header_text(text: str) -> str:
     """An unknown event type is the sender's own word; a header carries visible ASCII only."""
     return "".join(c if " " < c < "\x7f" else "?" for c in text[:100])

@@ -22,9 +22,11 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from app.addresses import ONLY_ALWAYS, AddressRules
+from app.delivery.oauth import PEER as TOKEN_ENDPOINT
 from app.delivery.oauth import TokenFailure, TokenSource
 from app.delivery.policy import outcome_of_status
-from app.delivery.transport import Progress, Transport
+from app.delivery.transport import PROGRESS, CountConnection, Fault, Progress, Transport
 from app.models import AttemptOutcome
 from app.settings import SinkSettings
 from app.views import clean
@@ -55,19 +57,29 @@ class AttemptResult:
 class SinkSender:
     """Posts to one sink; made on the event loop, closed with `close()`. Raises tls.BadTlsFile."""
 
-    def __init__(self, sink: SinkSettings) -> None:
+    def __init__(
+        self, sink: SinkSettings, rules: AddressRules = ONLY_ALWAYS, count: CountConnection | None = None
+    ) -> None:
         configured = {name: value.get_secret_value() for name, value in sink.headers.items()}
         self._url, self._headers = _address(sink.url, configured)
         self._sink = sink
         self._resolver = _OwnThreadsResolver()
         self._transport = Transport(
             ca_file=sink.ca_file, client_cert_file=sink.client_cert_file, client_key_file=sink.client_key_file,
-            proxy=sink.proxy,
+            proxy=sink.proxy, rules=rules, count=count,
         )  # fmt: skip
+        self._blocked = self._blocked_by_rules()
         self._times = {"total_seconds": sink.timeout_seconds, "connect_seconds": sink.connect_timeout_seconds}
         self._session = self._open_session(keep_alive=True)
         self._tokens = self._token_source()
         self._fresh: aiohttp.ClientSession | None = None
+
+    def _blocked_by_rules(self) -> Fault | None:
+        """What the settings alone tell: behind a proxy, nothing else would look at the addresses."""
+        blocked = self._transport.blocked(self._url)
+        if blocked is None and self._sink.oauth_token_url:
+            return self._transport.blocked(self._sink.oauth_token_url, TOKEN_ENDPOINT)
+        return blocked
 
     def _open_session(self, *, keep_alive: bool) -> aiohttp.ClientSession:
         return self._transport.open_session(
@@ -91,6 +103,8 @@ class SinkSender:
         A token that the sink refuses is replaced, and the request repeated, once within the attempt.
         """
         started = time.perf_counter()
+        if self._blocked is not None:
+            return _failure(*self._blocked, started)
         if self._tokens is None:
             return await self._try(body, headers, started)
         try:
@@ -101,14 +115,14 @@ class SinkSender:
                 token = await self._tokens.token()
                 result = await self._try(body, {**headers, "authorization": f"Bearer {token}"}, started)
         except TokenFailure as failure:
-            wait = retry_after_seconds(failure.retry_after, datetime.now(UTC))
-            return _failure(failure.outcome, failure.text, started, retry_after=wait)
+            return _failure(failure.outcome, failure.text, started, retry_after=_retry_after(failure.retry_after))
         return result
 
     async def _try(self, body: bytes, headers: Mapping[str, str], started: float) -> AttemptResult:
-        progress, sent = Progress(), time.perf_counter()
+        PROGRESS.set(progress := Progress())
+        sent = time.perf_counter()
         try:
-            return await self._post(self._session, body, headers, started, progress)
+            return await self._post(self._session, body, headers, started)
         except Exception as error:  # noqa: BLE001  every fault of a sink is a value
             if not _closed_before_reuse(error, progress, time.perf_counter() - sent):
                 return _failure(*self._transport.classify(error, self._url, progress), started)
@@ -116,9 +130,9 @@ class SinkSender:
         # connections are likely closed as well, so this one is new.
         if self._fresh is None:
             self._fresh = self._open_session(keep_alive=False)
-        progress = Progress()
+        PROGRESS.set(progress := Progress())
         try:
-            return await self._post(self._fresh, body, headers, started, progress)
+            return await self._post(self._fresh, body, headers, started)
         except Exception as error:  # noqa: BLE001
             return _failure(*self._transport.classify(error, self._url, progress), started)
 
@@ -131,13 +145,13 @@ class SinkSender:
         await self._resolver.close()
 
     async def _post(
-        self, session: aiohttp.ClientSession, body: bytes, headers: Mapping[str, str], started: float,
-        progress: Progress,
-    ) -> AttemptResult:  # fmt: skip
-        async with session.post(
-            self._url, data=body, headers={**self._headers, **headers}, allow_redirects=False,
-            trace_request_ctx=progress,
-        ) as response:  # fmt: skip
+        self, session: aiohttp.ClientSession, body: bytes, headers: Mapping[str, str], started: float
+    ) -> AttemptResult:
+        told = {**self._headers, **headers} if self._headers else headers
+        async with (
+            asyncio.timeout(self._sink.timeout_seconds),
+            await self._transport.post(session, self._url, body, told) as response,
+        ):
             answer = await _read_some(response)
             if (fault := self._transport.refusal(self._url, response.status)) is not None:
                 return _failure(*fault, started)
@@ -149,7 +163,7 @@ class SinkSender:
                 error=None if outcome is AttemptOutcome.SUCCESS else f"{who} answered {response.status}",
                 duration_ms=_since(started),
                 response_excerpt=excerpt(answer),
-                retry_after=retry_after_seconds(response.headers.get("retry-after"), datetime.now(UTC)),
+                retry_after=_retry_after(response.headers.get("retry-after")),
                 wish=response.headers.get("webhook-delivery", "").strip().lower() or None,
             )
 
@@ -190,7 +204,8 @@ async def _read_some(response: aiohttp.ClientResponse) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
-        async for part in response.content.iter_any():
+        while not response.content.at_eof():
+            part = await response.content.readany()
             parts.append(part)
             size += len(part)
             if size >= MAX_ANSWER_BYTES:
@@ -208,6 +223,10 @@ def excerpt(answer: bytes) -> str | None:
     if not answer:
         return None
     return answer[: KEPT_ANSWER_CHARS * 4].decode("utf-8", "replace").replace("\0", "\ufffd")[:KEPT_ANSWER_CHARS]
+
+
+def _retry_after(value: str | None) -> float | None:
+    return None if value is None else retry_after_seconds(value, datetime.now(UTC))
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:

@@ -16,15 +16,17 @@ from typing import Any
 import structlog
 from sqlalchemy.engine import Connection
 
+from app.addresses import ONLY_ALWAYS, AddressRules
 from app.clock import EPOCH, utc_now, wait_for_event
 from app.db import Database
 from app.delivery import queue
-from app.delivery.queue import BatchNote, ClaimRequest, Completion
-from app.delivery.runner import GIVE_BACK_SECONDS, SinkRunner
+from app.delivery.queue import BatchNote, ClaimRequest, Report
+from app.delivery.runner import GIVE_BACK_SECONDS, RESUMED, SinkRunner
 from app.dispatch import sink_states
 from app.dispatch.service import Job
 from app.group_commit import GroupCommit, Lane
 from app.metrics import Metrics
+from app.operator_events import NOBODY, Herald
 from app.settings import SinkSettings
 
 log = structlog.get_logger(__name__)
@@ -34,6 +36,7 @@ RENEW_SECONDS = 3.0
 RENEW_AGAIN_SECONDS = 0.5
 POLL_SECONDS = 1.0  # what other processes made due; our own is known without asking
 GAUGE_SECONDS = 10.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 5.0  # until what the database did not take is offered again
 STOP_SECONDS = 8.0  # for requests under way when the service stops
 NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -42,17 +45,21 @@ class Relay:
     """The deliveries of this process; implements `dispatch.service.Handover` and `runner.Outbox`."""
 
     def __init__(
-        self, sinks: Mapping[str, SinkSettings], *, database: Database, commits: GroupCommit, metrics: Metrics
-    ) -> None:
+        self, sinks: Mapping[str, SinkSettings], *, database: Database, commits: GroupCommit, metrics: Metrics,
+        herald: Herald = NOBODY, address_rules: AddressRules = ONLY_ALWAYS,
+    ) -> None:  # fmt: skip
         self.lease_token = secrets.token_hex(16)
         self._database = database
-        self._claims: Lane[ClaimRequest, list[Job]] = commits.lane(_Claims())
+        # Before the claims: what is settled in the same transaction is not claimed again.
+        self._reports: Lane[Report, None] = commits.lane(_Reports(self.record))
+        self._claims: Lane[ClaimRequest, list[Job]] = commits.lane(_Claims(self._claimed))
         self._batches: Lane[BatchNote, None] = commits.lane(_Batches())
-        self._completions: Lane[Sequence[Completion], None] = commits.lane(_Completions())
         # In the lane and not beside it: two transactions of ours over the same rows could lock each other out.
         self._renewals: Lane[Renewal, None] = commits.lane(_Renewals())
         self._news: Lane[None, None] = commits.lane(_News())
         self.metrics = metrics
+        self.herald = herald
+        self.address_rules = address_rules
         self.runners = {name: SinkRunner(name, sink, self) for name, sink in sinks.items()}
         self._wake = asyncio.Event()
         self._wake_at = NEVER
@@ -121,9 +128,9 @@ class Relay:
 
     # --- Outbox ---
 
-    async def record(self, completions: Sequence[Completion]) -> None:
+    def record(self, report: Report) -> None:
         """One request's results, in one transaction: a batch is never half recorded."""
-        await _until_done(lambda: self._completions.submit(completions))
+        self._reports.post(report)
 
     async def note_batch(self, note: BatchNote) -> None:
         await _until_done(lambda: self._batches.submit(note))
@@ -145,7 +152,7 @@ class Relay:
         """A person resumed the sink: its breaker is closed with it, and its deliveries go at once."""
         runner = self.runners.get(sink)
         if runner is not None:
-            runner.breaker.reset()
+            runner.close_breaker(RESUMED)
             runner.set_paused(None, paused=False)
             self.look_again()
 
@@ -209,9 +216,10 @@ class Relay:
 
     async def _take(self, request: ClaimRequest) -> int:
         """How many were claimed."""
-        jobs = await self._claims.submit(request)
-        self.runners[request.sink].add_claimed(jobs)
-        return len(jobs)
+        return len(await self._claims.submit(request))
+
+    def _claimed(self, sink: str, jobs: Sequence[Job]) -> None:
+        self.runners[sink].add_claimed(jobs)
 
     def _look(self, connection: Connection) -> tuple[dict[str, str | None], dict[tuple[str, int], datetime]]:
         """(paused sinks -> the reason, what is due next of the others); on a worker thread."""
@@ -285,12 +293,18 @@ class Relay:
 
 
 class _Claims:
-    """The lane of claims."""
+    """The lane of claims. Jobs are handed over before the results of any later transaction: were it left to the caller,
+    a delivery could be settled and let go in between, and then be taken up as a new one."""
+
+    def __init__(self, claimed: Callable[[str, Sequence[Job]], None]) -> None:
+        self._claimed = claimed
 
     def execute(self, connection: Connection, items: Sequence[ClaimRequest]) -> list[list[Job]]:
         return [queue.claim_due(connection, request) for request in items]
 
-    def committed(self, items: Sequence[ClaimRequest], results: Sequence[list[Job]]) -> None: ...
+    def committed(self, items: Sequence[ClaimRequest], results: Sequence[list[Job]]) -> None:
+        for item, jobs in zip(items, results, strict=True):
+            self._claimed(item.sink, jobs)
 
     def failed(self, items: Sequence[ClaimRequest]) -> None: ...
 
@@ -317,16 +331,33 @@ class _Renewals:
     def failed(self, items: Sequence[Renewal]) -> None: ...
 
 
-class _Completions:
-    """The lane of finished attempts; they share the transaction with whatever else is written."""
+class _Reports:
+    """The lane of finished attempts; they share the transaction with whatever else is written.
 
-    def execute(self, connection: Connection, items: Sequence[Sequence[Completion]]) -> list[None]:
-        queue.record_completions(connection, [completion for item in items for completion in item])
+    What cannot be written is offered again, however long the database is away: it is still owed.
+    """
+
+    def __init__(self, again: Callable[[Report], None]) -> None:
+        self._again = again
+
+    def execute(self, connection: Connection, items: Sequence[Report]) -> list[None]:
+        queue.record_completions(connection, [completion for item in items for completion in item.completions])
         return [None] * len(items)
 
-    def committed(self, items: Sequence[Sequence[Completion]], results: Sequence[None]) -> None: ...
+    def committed(self, items: Sequence[Report], results: Sequence[None]) -> None:
+        for item in items:
+            try:
+                item.recorded()
+            except Exception:  # a bug of ours with one must not hold the others
+                log.exception("delivery.crashed")
 
-    def failed(self, items: Sequence[Sequence[Completion]]) -> None: ...
+    def failed(self, items: Sequence[Report]) -> None:
+        log.warning("delivery.record_failed", reports=len(items))
+        loop = asyncio.get_running_loop()
+        for item in items:
+            wait = min(FIRST_WAIT_SECONDS * 2**item.tries, LONGEST_WAIT_SECONDS)
+            item.tries = min(item.tries + 1, 10)
+            loop.call_later(wait, self._again, item)
 
 
 class _Batches:
@@ -355,13 +386,13 @@ class _News:
 
 async def _until_done(attempt: Callable[[], Awaitable[object]]) -> None:
     """Write it, again and again, until the database takes it."""
-    wait = 0.1
+    wait = FIRST_WAIT_SECONDS
     while True:
         try:
             await attempt()
         except Exception as error:  # noqa: BLE001  whatever it was, the write is still owed
             log.warning("delivery.record_failed", error=type(error).__name__)
             await asyncio.sleep(wait)
-            wait = min(wait * 2, 5.0)
+            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
         else:
             return

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from app import operator_events
 from app.conditions import parse_condition
 from app.mailjet.payloads import decode
 from app.settings import SinkSettings
@@ -15,8 +16,14 @@ _EMAIL, _MESSAGE_ID, _MESSAGE_GUID = (EVENT_COLUMNS.index(name) for name in ("em
 
 
 def matches(sink: SinkSettings, *, webhook: str, event_type: str) -> bool:
-    """An unset list means all; an unknown event type reaches only sinks that ask for all types or name it."""
-    return (not sink.webhooks or webhook in sink.webhooks) and (not sink.events or event_type in sink.events)
+    """An unset list means all of Mailjet's, unknown types too. Operator events reach only sinks that ask for them,
+    whatever webhooks those name: they are of none."""
+    if webhook == operator_events.WEBHOOK:
+        return event_type in operator_events.asked_for(sink.events)
+    if sink.webhooks and webhook not in sink.webhooks:
+        return False
+    # A sender's own word that looks like one of ours is an unknown type, and none of ours.
+    return not sink.events or (event_type in sink.events and not operator_events.is_operator_word(event_type))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +57,17 @@ class Matcher:
     def targets(self, webhook: str, event_type: str, event: tuple[Any, ...]) -> list[Target]:
         """The sinks to owe `event` to, a row in the order of `EVENT_COLUMNS`."""
         names: Sequence[str] = self.sinks_for(webhook, event_type)
+        if webhook == operator_events.WEBHOOK:
+            names = [name for name in names if name != about(event)]
         if self._conditions and not self._conditions.keys().isdisjoint(names):
             view = filterable(event)
             names = [name for name in names if name not in self._conditions or self._conditions[name](view)]
         return [Target(name, order_key(event, self._sinks[name].ordered_by)) for name in names]
+
+
+def about(event: tuple[Any, ...]) -> str | None:
+    """The sink that an operator event is about. It must never be owed to that one: its failing would be news again."""
+    return cast("str | None", decode(event[-1]).get("sink"))
 
 
 def order_key(event: tuple[Any, ...], ordered_by: str | None) -> str | None:

@@ -53,10 +53,14 @@ def oldest_overdue_seconds(connection: Connection, sink: str, now: datetime) -> 
     return max(0.0, (to_micros(now) - to_micros(min(times))) / 1_000_000) if times else 0.0
 
 
-def set_paused(connection: Connection, sink: str, *, paused: bool, reason: str | None) -> None:
+def set_paused(connection: Connection, sink: str, *, paused: bool, reason: str | None) -> bool:
+    """Whether it was not so before."""
     remember_sinks(connection, [sink])
+    mine = _states.c.name == sink
+    was = bool(connection.execute(sa.select(_states.c.paused).where(mine).with_for_update()).scalar_one())
     values = {"paused": paused, "paused_reason": reason if paused else None}
-    connection.execute(sa.update(_states).where(_states.c.name == sink).values(**values))
+    connection.execute(sa.update(_states).where(mine).values(**values))
+    return was is not paused
 
 
 def paused_sinks(connection: Connection) -> dict[str, str | None]:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.clock import to_micros, utc_now
+from app.clock import now_micros
 from app.db import is_outage
 from app.errors import AppError, BodyTooLarge, Unauthorized, Unavailable, WebhookNotFound
 from app.http import RequestIdMiddleware, problem_response
@@ -69,13 +69,16 @@ class Receiver:
     """The ASGI endpoint behind `/webhooks/{webhook}`."""
 
     def __init__(
-        self, ingest: Ingest, auth: CallbackAuth, metrics: Metrics, *, max_body_bytes: int, stopping: Callable[[], bool]
-    ) -> None:
+        self, ingest: Ingest, auth: CallbackAuth, metrics: Metrics, *, max_body_bytes: int,
+        stopping: Callable[[], bool] = lambda: False, body_seconds: float = BODY_SECONDS,
+    ) -> None:  # fmt: skip
         self._ingest = ingest
         self._auth = auth
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
         self._stopping = stopping
+        self._body_seconds = body_seconds
+        self._sweep_seconds = min(SWEEP_SECONDS, body_seconds / 4)
         self.in_flight = 0
         self._reading: dict[asyncio.Task[Any], float] = {}  # -> until when its body has time to come
         self._sweeper: asyncio.TimerHandle | None = None
@@ -131,9 +134,9 @@ class Receiver:
         if self._stopping():
             raise Unavailable("the service is stopping", retry_after_seconds=2)
         body = await self._read(receive, length)
-        now = utc_now()
+        now = now_micros()
         try:
-            accepted = await self._ingest.accept(webhook, body, now_micros=to_micros(now))
+            accepted = await self._ingest.accept(webhook, body, now_micros=now)
         except TimeoutError:
             raise Unavailable("the database did not commit in time; see JETHOOK_DATABASE_URL") from None
         except Unavailable:
@@ -143,7 +146,7 @@ class Receiver:
             if not is_outage(error):
                 log.exception("ingest.failed", webhook=webhook)
             raise Unavailable("the database cannot commit; see JETHOOK_DATABASE_URL") from None
-        self._count(webhook, accepted, now.timestamp())
+        self._count(webhook, accepted, now / 1_000_000)
         return accepted
 
     def _admit(self, webhook: str, authorization: bytes | None) -> None:
@@ -169,9 +172,9 @@ class Receiver:
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
-        self._reading[task] = loop.time() + BODY_SECONDS
+        self._reading[task] = loop.time() + self._body_seconds
         if self._sweeper is None:
-            self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+            self._sweeper = loop.call_later(self._sweep_seconds, self._sweep, loop)
         try:
             return await self._read_all(receive, length)
         except asyncio.CancelledError:
@@ -188,7 +191,7 @@ class Receiver:
         now = loop.time()
         for task in [task for task, until in self._reading.items() if until <= now]:
             self._cut(task)
-        self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep, loop) if self._reading else None
+        self._sweeper = loop.call_later(self._sweep_seconds, self._sweep, loop) if self._reading else None
 
     async def _read_all(self, receive: Receive, length: int | None) -> bytes:
         parts: list[bytes] = []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
+from app.clock import from_micros
 from app.dispatch.matching import Matcher
 from app.dispatch.service import Handover, fan_out
 from app.errors import Unavailable
@@ -16,6 +17,7 @@ from app.ingest.identity import content_id, event_id
 from app.ingest.rows import event_row
 from app.ingest.writer import Post, PostWriter
 from app.mailjet.payloads import MailjetEvent, Reject, parse_events
+from app.operator_events import EVENT_QUARANTINED, NOBODY, Change, Herald
 from app.settings import WebhookSettings
 
 log = structlog.get_logger(__name__)
@@ -27,8 +29,7 @@ ELEMENTS_AT_ONCE = 500
 MAX_REJECTS = 1000  # of one body; beyond, it is nothing of Mailjet's, and one entry keeps it whole
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The answer to one POST, in elements of its body: received = stored + duplicates + quarantined."""
 
     received: int
@@ -43,11 +44,12 @@ class Ingest:
 
     def __init__(
         self, webhooks: Mapping[str, WebhookSettings], *, matcher: Matcher, commits: GroupCommit, worker: Handover,
-        observe: Callable[[int], None] = lambda events: None,
+        observe: Callable[[int], None] = lambda events: None, herald: Herald = NOBODY,
     ) -> None:  # fmt: skip
         self.webhooks = dict(webhooks)
         self._matcher = matcher
         self._worker = worker
+        self._herald = herald
         self._lane: Lane[Post, set[str]] = commits.lane(PostWriter(worker, observe))
         self._hearers: dict[tuple[str, str], tuple[str, ...]] = {}
         self._waiting_bytes = 0
@@ -79,7 +81,16 @@ class Ingest:
         finally:
             self._waiting_bytes -= size
             self._waiting_events -= count
+        if post.quarantined:
+            self._tell_quarantined(webhook, post, now_micros)
         return _answer(elements, post, new)
+
+    def _tell_quarantined(self, webhook: str, post: Post, now_micros: int) -> None:
+        first_id, _, _, reason, _ = post.quarantined[0]
+        self._herald.tell(Change(
+            EVENT_QUARANTINED, from_micros(now_micros), webhook=webhook, error=reason, count=len(post.quarantined),
+            details={"first_quarantine_id": first_id},
+        ))  # fmt: skip
 
     @property
     def waiting_events(self) -> int:

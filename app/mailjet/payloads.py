@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import orjson
 
@@ -35,8 +35,7 @@ class ExactNumber:
         self.text = text
 
 
-@dataclass(frozen=True, slots=True)
-class MailjetEvent:
+class MailjetEvent(NamedTuple):
     """One element that is an event. `raw` is its JSON text as it came, `time` Unix seconds."""
 
     type: str

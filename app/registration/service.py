@@ -32,7 +32,9 @@ from app.mailjet.client import (
     MailjetUnreachable,
     Observe,
 )
+from app.operator_events import NOBODY, Herald
 from app.registration import queries
+from app.registration.changes import changes_between
 from app.registration.plan import (
     DEAD,
     Action,
@@ -123,6 +125,7 @@ class Registrar:
         owner: str,
         now: Callable[[], datetime] = utc_now,
         on_slot: OnSlot | None = None,
+        herald: Herald = NOBODY,
         pause: Pause = pause,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -131,6 +134,7 @@ class Registrar:
         self._client_factory = client_factory
         self._owner = owner
         self._now = now
+        self._herald = herald
         self._on_slot = on_slot or (lambda webhook, event_type, ok: None)
         self._pause = pause
         self._jitter = jitter
@@ -339,13 +343,16 @@ class Registrar:
         await self._write(lambda c: queries.forget_original(c, action.connection, action.key))
 
     async def _record(self, report: ConnectionReport, slots: Sequence[Slot], whole: bool) -> None:
-        """Write down what was found in `slots`, for every replica to read."""
+        """Write down what was found in `slots`, for every replica to read, and with it what is news in that."""
         now = self._now()
         results = {result.action.key: result for result in report.results}
         rows = [_checked(slot, results.get(slot.key), report.error, now) for slot in slots]
         wanted = {slot.key for slot in self._slots if slot.connection == report.connection}
 
         def record(connection: Connection) -> None:
+            before = queries.list_checked(connection, report.connection)
+            for change in changes_between(before, rows):
+                self._herald.store(connection, change)
             if report.error is None:
                 queries.record_checked(connection, rows)
             else:

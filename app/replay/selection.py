@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from app import operator_events
 from app.clock import rfc3339
 from app.dispatch.matching import accepting, order_key
 from app.filters import (
@@ -38,6 +39,7 @@ EventValues = tuple[Any, ...]
 
 events: sa.Table = Event.__table__  # type: ignore[attr-defined]
 deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
+_webhook, _type = Unindexed(events.c.webhook), Unindexed(events.c.type)
 
 
 # --- the sink's side -------------------------------------------------------------------------------------------------
@@ -60,8 +62,18 @@ class Recipient:
     @property
     def conditions(self) -> list[Condition]:
         """On the events table, and never by an index: the selection knows better which rows are few."""
-        lists = (("webhook", self.webhooks), ("type", self.events))
-        return [Unindexed(events.c[name]).in_(sorted(values)) for name, values in lists if values]
+        mail = [_webhook != operator_events.WEBHOOK]
+        if self.webhooks:
+            mail.append(_webhook.in_(sorted(self.webhooks)))
+        if self.events:
+            mail.append(_type.in_(sorted(t for t in self.events if not operator_events.is_operator_word(t))))
+        ours = operator_events.asked_for(self.events)
+        return [sa.or_(sa.and_(*mail), self._operator_events(ours)) if ours else sa.and_(*mail)]
+
+    def _operator_events(self, types: tuple[str, ...]) -> Condition:
+        # The text is our own writing; a quote within one of its values would be escaped, so this is the field itself.
+        about_itself = events.c.raw.contains(f'"sink":"{self.name}"', autoescape=True)
+        return sa.and_(_webhook == operator_events.WEBHOOK, _type.in_(sorted(types)), sa.not_(about_itself))
 
 
 def recipients(sinks: Mapping[str, SinkSettings]) -> dict[str, Recipient]:

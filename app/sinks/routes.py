@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Path
 
 from app.db import Database
 from app.http import PROBLEM_RESPONSES, ApiKeys, problem_responses
+from app.operator_events import NOBODY, Herald
 from app.settings import Settings
 from app.sinks.service import SinkControl, Sinks
 from app.sinks.shapes import Sink, SinkList, TestResult
@@ -14,9 +15,11 @@ from app.sinks.shapes import Sink, SinkList, TestResult
 SinkName = Annotated[str, Path(description="name of the sink, in small letters", examples=["crm"])]
 
 
-def build_router(settings: Settings, database: Database, keys: ApiKeys, control: SinkControl) -> APIRouter:
+def build_router(
+    settings: Settings, database: Database, keys: ApiKeys, control: SinkControl, herald: Herald = NOBODY
+) -> APIRouter:
     router = APIRouter(prefix="/v1/sinks", tags=["sinks"], responses=PROBLEM_RESPONSES)
-    sinks = Sinks(settings, database, control)
+    sinks = Sinks(settings, database, control, herald)
     reading: dict[str, Any] = {"dependencies": [Depends(keys.reader)]}
     writing: dict[str, Any] = {"dependencies": [Depends(keys.writer)], "responses": problem_responses(404)}
 

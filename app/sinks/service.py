@@ -12,6 +12,7 @@ from app.clock import rfc3339, utc_now
 from app.db import Database
 from app.dispatch import sink_states
 from app.errors import SinkNotFound
+from app.operator_events import SINK_PAUSED, SINK_RESUMED, Change, Herald
 from app.settings import EVENT_TYPES, Settings, SinkSettings, mask_url
 from app.sinks.shapes import Sink, SinkList, TestResult
 
@@ -33,10 +34,11 @@ class SinkControl(Protocol):
 class Sinks:
     """Every configured sink, and removed ones that something was ever known of."""
 
-    def __init__(self, settings: Settings, database: Database, control: SinkControl) -> None:
+    def __init__(self, settings: Settings, database: Database, control: SinkControl, herald: Herald) -> None:
         self._settings = settings
         self._database = database
         self._control = control
+        self._herald = herald
 
     def list_all(self) -> SinkList:
         with self._database.reading() as connection:
@@ -72,7 +74,13 @@ class Sinks:
     def _steer(self, name: str, pause_reason: str | None) -> Sink:
         self._check(name)
         paused = pause_reason is not None
-        self._database.write(lambda c: sink_states.set_paused(c, name, paused=paused, reason=pause_reason))
+        change = Change(SINK_PAUSED if paused else SINK_RESUMED, utc_now(), sink=name, error=pause_reason)
+
+        def store(connection: Connection) -> None:
+            if sink_states.set_paused(connection, name, paused=paused, reason=pause_reason):
+                self._herald.store(connection, change)
+
+        self._database.write(store)
         return self.get(name)
 
     def _view(self, connection: Connection, name: str, states: Mapping[str, Mapping[str, Any]]) -> Sink:

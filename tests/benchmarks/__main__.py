@@ -19,7 +19,7 @@ from tests.benchmarks import machine, report
 from tests.benchmarks.scenarios import QUICK, Bench, Results, Sizes
 from tests.benchmarks.targets import judge
 
-NAMES = ("singles", "groups", "e2e", "memory", "clients")
+NAMES = ("singles", "groups", "e2e", "paced", "memory", "clients")
 console = Console(highlight=False, soft_wrap=True)
 if not console.is_terminal:
     console.width = 160  # a table in a log must not be folded

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gc
 import json
 import re
@@ -23,6 +24,7 @@ from typing import cast
 import uvloop
 
 from tests.benchmarks.corpus import read_bodies
+from tests.benchmarks.sink import digest_of
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
@@ -34,6 +36,7 @@ class LoadSpec:
     """Post `events` of the corpus after the first `skip`, for at most `seconds` of posting.
 
     repeat: begin again when the bodies are used up, until `seconds` are over (for servers that keep nothing).
+    rate: posts a second, each at its time whatever the answers do; None: each connection posts as it is answered.
     """
 
     port: int
@@ -46,6 +49,7 @@ class LoadSpec:
     seconds: float
     skip: int = 0
     repeat: bool = False
+    rate: float | None = None
 
 
 @dataclass
@@ -59,6 +63,7 @@ class LoadResult:
     statuses: dict[str, int] = field(default_factory=dict)
     p50_ms: float = 0.0
     p99_ms: float = 0.0
+    sent: dict[str, float] = field(default_factory=dict)  # with a rate: when each body was due, by its digest
 
 
 class _Run:
@@ -74,6 +79,8 @@ class _Run:
         self.latencies: list[float] = []
         self.last_answer = 0.0
         self.until = 0.0
+        self.news = asyncio.Event()
+        self.idle: list[_Connection] = []  # with a rate: those that wait for the next post's time
         self.open = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -86,6 +93,21 @@ class _Run:
         self.statuses[status] += 1
         if status == 200:
             self.acknowledged += events
+
+    def rest(self, connection: _Connection) -> None:
+        self.idle.append(connection)
+        self.news.set()
+
+    async def free_connection(self) -> _Connection:
+        while not self.idle:
+            self.news.clear()
+            await self.news.wait()
+        return self.idle.pop()
+
+    async def all_answered(self, posts: int) -> None:
+        while len(self.latencies) < posts:
+            self.news.clear()
+            await self.news.wait()
 
     def reopened(self, task: asyncio.Future[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -140,7 +162,25 @@ class _Connection(asyncio.Protocol):
         self._run.answered(status, self._current[1], self._sent_at)
         if closes:
             self._drop()
-        self.send_next()
+        if self._run.spec.rate is None:
+            self.send_next()
+        else:
+            self._run.rest(self)
+
+    @property
+    def body(self) -> bytes:
+        assert self._current is not None
+        return self._current[0].partition(b"\r\n\r\n")[2]
+
+    def send_due(self, due_at: float) -> bool:
+        """The next post, which was due at `due_at`: what it waited for a connection counts. False: there is none."""
+        self._current = self._run.next()
+        if self._current is None:
+            return False
+        self._sent_at = due_at
+        assert self._transport is not None
+        self._transport.write(self._current[0])
+        return True
 
     def connection_lost(self, _: Exception | None) -> None:
         if self._transport is None or self._ended:
@@ -190,9 +230,14 @@ async def _post_all(spec: LoadSpec) -> LoadResult:
     run.open = len(connections)
     cpu, began = time.process_time(), time.monotonic()
     run.last_answer, run.until = began, began + spec.seconds
-    for connection in connections:
-        connection.send_next()
-    await _until_done(run)
+    sent: dict[str, float] = {}
+    if spec.rate is None:
+        for connection in connections:
+            connection.send_next()
+        await _until_done(run)
+    else:
+        run.idle = list(connections)
+        sent = await _post_at(run, spec.rate, began)
     if not run.latencies:
         raise RuntimeError(f"no answer in {ANSWER_SECONDS} s")
     latencies = sorted(run.latencies)
@@ -204,7 +249,24 @@ async def _post_all(spec: LoadSpec) -> LoadResult:
         statuses={str(status): count for status, count in sorted(run.statuses.items())},
         p50_ms=latencies[len(latencies) // 2] * 1000,
         p99_ms=latencies[int(len(latencies) * 0.99)] * 1000,
+        sent=sent,
     )
+
+
+async def _post_at(run: _Run, rate: float, began: float) -> dict[str, float]:
+    """Each post at its time over a connection that is free, until none is left and all are answered."""
+    sent: dict[str, float] = {}
+    while True:
+        due_at = began + len(sent) / rate
+        await asyncio.sleep(max(0.0, due_at - time.monotonic()))
+        connection = await run.free_connection()
+        if not connection.send_due(due_at):
+            break
+        sent[digest_of(connection.body)] = due_at
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await run.all_answered(len(sent))
+    return sent
 
 
 async def _until_done(run: _Run) -> None:

@@ -29,6 +29,9 @@ TITLES = {
     ("groups", "anymail_atomic"): "groups of 100: django-anymail, one transaction a request",
     ("groups", "sqlite3"): "groups of 100: plain sqlite3, one transaction a group",
     ("e2e", "all"): "end to end: **Jethook**, singles, 1 sink",
+    ("e2e", "batches"): "end to end: **Jethook**, groups of 100, 1 sink, batches of 100",
+    ("paced", "alone"): "300 singles a second: **Jethook**, 1 sink, p99 from post to sink",
+    ("paced", "beside"): "300 singles a second: **Jethook**, a hanging and a refusing sink beside it",
     ("memory", "idle"): "memory: **Jethook**, idle",
     ("memory", "waiting"): "memory: **Jethook**, most with 200,000 deliveries waiting",
     ("memory", "waiting_few"): "memory: **Jethook**, most with a quick run's deliveries waiting",
@@ -48,7 +51,7 @@ def rate_rows(results: Results) -> Rows:
 
 
 def _cells(scenario: str, figure: Figure) -> tuple[str, ...]:
-    unit = " MB" if scenario == "memory" else ""
+    unit = {"memory": " MB", "paced": " ms"}.get(scenario, "")
     spread = f"{min(figure.samples):,.0f} - {max(figure.samples):,.0f}" if len(figure.samples) > 1 else ""
     latency = f"{median(figure.p50_ms):.1f} / {median(figure.p99_ms):.1f}" if figure.p50_ms else ""
     cores = [f"{median(c):.2f}" if c else "" for c in (figure.server_cores, figure.generator_cores)]

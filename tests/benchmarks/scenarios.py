@@ -21,6 +21,7 @@ from tests.benchmarks.subjects import Sink, Target
 
 WARM_POSTS = 300  # lazy imports, first connections, prepared statements
 E2E_SECONDS = 60.0
+PACED_RATE = 300.0  # posts a second
 Open = Callable[[Path], AbstractContextManager[Target]]
 
 
@@ -35,6 +36,7 @@ class Sizes:
     end_to_end: int = 6_000
     waiting: int = 200_000
     client_seconds: float = 2.0
+    paced_seconds: float = 15.0
 
     @property
     def corpus(self) -> int:
@@ -42,7 +44,14 @@ class Sizes:
 
 
 QUICK = Sizes(
-    rounds=1, seconds=1.2, singles=6_000, grouped=15_000, end_to_end=2_500, waiting=40_000, client_seconds=0.7
+    rounds=1,
+    seconds=1.2,
+    singles=6_000,
+    grouped=15_000,
+    end_to_end=2_500,
+    waiting=40_000,
+    client_seconds=0.7,
+    paced_seconds=5.0,
 )
 
 
@@ -71,9 +80,10 @@ class Results:
     def figure(self, scenario: str, subject: str) -> Figure:
         return self.figures.setdefault((scenario, subject), Figure())
 
-    def median(self, scenario: str, subject: str) -> float | None:
+    def median(self, scenario: str, subject: str, *, of: str = "samples") -> float | None:
         found = self.figures.get((scenario, subject))
-        return found.median if found and found.samples else None
+        values: list[float] = getattr(found, of) if found else []
+        return statistics.median(values) if values else None
 
 
 @dataclass(frozen=True)
@@ -106,16 +116,21 @@ class Bench:
             for subject, open_it in _SUBJECTS.items():
                 yield Step(scenario, subject, partial(self._ingest, scenario, open_it))
             yield Step(scenario, "sqlite3", partial(self._sqlite, scenario))
-        # Later work delivers batches too: they get a step of their own here, with groups posted.
-        yield Step("e2e", "all", self._end_to_end)
+        yield Step("e2e", "all", partial(self._end_to_end, "singles"))
+        yield Step("e2e", "batches", partial(self._end_to_end, "groups"))
+        for subject in ("alone", "beside"):
+            yield Step("paced", subject, partial(self._paced, subject))
 
     # --- ingest ---
 
-    def _load(self, target: Target, scenario: str, *, events: int, seconds: float, skip: int = 0) -> LoadResult:
+    def _load(
+        self, target: Target, scenario: str, *, events: int, seconds: float, skip: int = 0, rate: float | None = None
+    ) -> LoadResult:
         group, connections = (1, 32) if scenario == "singles" else (100, 8)
         spec = LoadSpec(
             port=target.server.port, path=target.path, credentials=subjects.CREDENTIALS, corpus=str(self.corpus),
             events=events, group=group, connections=connections, seconds=seconds, skip=skip, repeat=not target.keeps,
+            rate=rate,
         )  # fmt: skip
         measured = run_json(["-m", "tests.benchmarks.load", json.dumps(asdict(spec))], seconds=seconds + 60)
         return LoadResult(**measured)
@@ -144,20 +159,41 @@ class Bench:
 
     # --- end to end ---
 
-    def _end_to_end(self, figure: Figure) -> None:
-        """From the first post to the last event the sink received."""
-        events = self.sizes.end_to_end
+    def _end_to_end(self, scenario: str, figure: Figure) -> None:
+        """From the first post to the last event the sink received; groups go out in batches of 100."""
+        events = self.sizes.end_to_end if scenario == "singles" else self.sizes.grouped
+        extra = {} if scenario == "singles" else {"JETHOOK_SINKS__SINK0__BATCH_SIZE": "100"}
         with (
             subjects.sink(self.folder) as sink,
-            subjects.jethook(self.folder, role="all", sinks=[sink.url]) as target,
+            subjects.jethook(self.folder, role="all", sinks=[sink.url], extra=extra) as target,
         ):
             self._warm(target)
             _wait_for(sink, WARM_POSTS)
             cpu = target.server.cpu_seconds()
-            result = self._load(target, "singles", events=events, seconds=E2E_SECONDS)
+            result = self._load(target, scenario, events=events, seconds=E2E_SECONDS)
             received = _wait_for(sink, WARM_POSTS + events)
             cpu = target.server.cpu_seconds() - cpu
         figure.samples.append(events / (received["last_at"] - result.began))
+        _note(figure, result, cpu)
+
+    # --- at an even pace ---
+
+    def _paced(self, subject: str, figure: Figure) -> None:
+        """The healthy sink's p99 from a post's time to its arrival, in ms; `beside` a hanging and a refusing one."""
+        manners = ["ok"] if subject == "alone" else ["ok", "hang", "refuse"]
+        with ExitStack() as stack:
+            sinks = [stack.enter_context(subjects.sink(self.folder, manner)) for manner in manners]
+            target = stack.enter_context(subjects.jethook(self.folder, role="all", sinks=[sink.url for sink in sinks]))
+            self._warm(target)
+            _wait_for(sinks[0], WARM_POSTS)
+            cpu = target.server.cpu_seconds()
+            events = int(PACED_RATE * self.sizes.paced_seconds)
+            result = self._load(target, "singles", events=events, seconds=E2E_SECONDS, rate=PACED_RATE)
+            _wait_for(sinks[0], WARM_POSTS + events)
+            cpu = target.server.cpu_seconds() - cpu
+            arrivals = sinks[0].arrivals()
+        waits = sorted((arrivals[digest] - sent) * 1000 for digest, sent in result.sent.items())
+        figure.samples.append(waits[int(len(waits) * 0.99)])
         _note(figure, result, cpu)
 
     # --- memory ---
@@ -235,10 +271,10 @@ def _wait_for(sink: Sink, distinct: int) -> dict[str, Any]:
     until = time.monotonic() + E2E_SECONDS
     while time.monotonic() < until:
         received = sink.received()
-        if received["distinct"] >= distinct:
+        if received["events"] >= distinct:
             return received
         time.sleep(0.1)
-    raise TimeoutError(f"the sink got {received['distinct']} of {distinct} events")
+    raise TimeoutError(f"the sink got {received['events']} of {distinct} events")
 
 
 @dataclass

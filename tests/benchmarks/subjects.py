@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ def empty_route(folder: Path) -> Iterator[Target]:
 
 
 @contextlib.contextmanager
-def jethook(folder: Path, *, role: str, sinks: Sequence[str]) -> Iterator[Target]:
-    """The service as `jethook serve` runs it, on SQLite; `sinks` are URLs."""
+def jethook(
+    folder: Path, *, role: str, sinks: Sequence[str], extra: Mapping[str, str] | None = None
+) -> Iterator[Target]:
+    """The service as `jethook serve` runs it, on SQLite; `sinks` are URLs, `extra` more of the environment."""
     port = free_port()
     with tempfile.TemporaryDirectory(dir=folder) as own:
         env = {
@@ -46,7 +48,7 @@ def jethook(folder: Path, *, role: str, sinks: Sequence[str]) -> Iterator[Target
             "JETHOOK_LOG_LEVEL": "warning",
         }
         env |= {f"JETHOOK_SINKS__SINK{number}__URL": url for number, url in enumerate(sinks)}
-        with serving(["-m", "app", "serve"], port=port, folder=Path(own), env=env) as server:
+        with serving(["-m", "app", "serve"], port=port, folder=Path(own), env=env | dict(extra or {})) as server:
             yield Target(server, "/webhooks/default")
 
 
@@ -77,13 +79,19 @@ class Sink:
         return f"http://127.0.0.1:{self.server.port}/events"
 
     def received(self) -> dict[str, Any]:
-        """`requests`, `distinct` ids, `last_at` of the machine's monotonic clock."""
+        """`requests`, `distinct` ids, `events` in them, `last_at` of the machine's monotonic clock."""
         report: dict[str, Any] = json.loads(self.server.get("/")[1])
         return report
 
+    def arrivals(self) -> dict[str, float]:
+        """A body's digest -> when it came first, on the machine's monotonic clock."""
+        arrivals: dict[str, float] = json.loads(self.server.get("/arrivals")[1])
+        return arrivals
+
 
 @contextlib.contextmanager
-def sink(folder: Path) -> Iterator[Sink]:
+def sink(folder: Path, manner: str = "ok") -> Iterator[Sink]:
+    """`manner`: ok, refuse (503) or hang."""
     port = free_port()
-    with serving(["-m", "tests.benchmarks.sink", str(port)], port=port, folder=folder) as server:
+    with serving(["-m", "tests.benchmarks.sink", str(port), manner], port=port, folder=folder) as server:
         yield Sink(server)

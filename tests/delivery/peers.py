@@ -36,14 +36,30 @@ class Identity:
 
 
 class LocalNames(AbstractResolver):
-    """Knows `localhost` and no other name, at once and wherever the tests run."""
+    """Knows `localhost` and the names it is given, at once and wherever the tests run.
+
+    A name has a list of addresses for each time it is asked for; the last goes on. `asked` are the names in turn.
+    """
+
+    def __init__(self, **names: list[list[str]]) -> None:
+        self._names = {"localhost": [["127.0.0.1"]]} | names
+        self.asked: list[str] = []
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        if host != "localhost":
+        if host not in self._names:
             raise OSError(f"no such name: {host}")
-        return [ResolveResult(hostname=host, host="127.0.0.1", port=port, family=socket.AF_INET, proto=0, flags=0)]
+        answers = self._names[host]
+        addresses = answers[min(self.asked.count(host), len(answers) - 1)]
+        self.asked.append(host)
+        return [
+            ResolveResult(
+                hostname=host, host=address, port=port, proto=0, flags=0,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+            )
+            for address in addresses
+        ]  # fmt: skip
 
     async def close(self) -> None: ...
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import sqlalchemy as sa
 
+from app.addresses import ONLY_ALWAYS, AddressRules
 from app.clock import to_micros, utc_now
 from app.db import Database
-from app.delivery.queue import BatchNote, Completion
+from app.delivery.queue import BatchNote, Report
 from app.delivery.worker import Relay
 from app.dispatch.matching import Matcher
 from app.group_commit import GroupCommit
@@ -33,10 +34,9 @@ class MortalRelay(Relay):
     is_dead = False
     dies_when_noted = False
 
-    async def record(self, completions: Sequence[Completion]) -> None:
-        if self.is_dead:
-            await asyncio.Event().wait()
-        await super().record(completions)
+    def record(self, report: Report) -> None:
+        if not self.is_dead:
+            super().record(report)
 
     async def note_batch(self, note: BatchNote) -> None:
         await super().note_batch(note)
@@ -57,11 +57,15 @@ class MortalRelay(Relay):
 class Stand:
     """One replica."""
 
-    def __init__(self, database: Database, sinks: Mapping[str, SinkSettings]) -> None:
+    def __init__(
+        self, database: Database, sinks: Mapping[str, SinkSettings], *, rules: AddressRules = ONLY_ALWAYS
+    ) -> None:
         self.database = database
         self.commits = GroupCommit(database)
-        metrics = Metrics(webhooks=["orders"], sinks=sinks)
-        self.relay = MortalRelay(sinks, database=database, commits=self.commits, metrics=metrics)
+        self.metrics = Metrics(webhooks=["orders"], sinks=sinks)
+        self.relay = MortalRelay(
+            sinks, database=database, commits=self.commits, metrics=self.metrics, address_rules=rules
+        )
         self.ingest = Ingest(
             {"orders": WebhookSettings()}, matcher=Matcher(sinks), commits=self.commits, worker=self.relay
         )

@@ -85,6 +85,22 @@ def test_cloudevents_leaves_out_a_subject_that_is_not_there() -> None:
     assert event["time"] == "1970-01-01T00:00:05Z"
 
 
+@pytest.mark.parametrize(
+    ("raw", "subject"),
+    [
+        ('{"event":"jethook.sink.opened","time":5,"sink":"crm"}', "crm"),
+        ('{"event":"jethook.registration.failed","time":5,"webhook":"orders"}', "orders"),
+    ],
+)
+def test_cloudevents_of_operator_events_do_not_speak_of_mail(raw: str, subject: str) -> None:
+    job = make_job(raw, webhook="jethook", type=json.loads(raw)["event"], message_id=None)
+
+    event = json.loads(body_of(job, "cloudevents")[0])
+
+    assert (event["type"], event["source"], event["subject"]) == (json.loads(raw)["event"], "/jethook", subject)
+    assert body_of(job, "mailjet")[0] == raw.encode()
+
+
 @pytest.mark.parametrize("event_type", ["open\n", "a\x7fb", "a\x85b", "a\ufdd0b", "a\ufffeb", "\U0001ffffx"])
 def test_cloudevents_attributes_hold_only_characters_the_spec_allows(event_type: str) -> None:
     raw = json.dumps({"event": event_type, "time": 5, "MessageID": event_type})

@@ -12,8 +12,9 @@ from typing import Any
 import aiohttp
 import pytest
 import uvloop
+from yarl import URL
 
-from app.delivery.transport import Fault, Progress, Transport
+from app.delivery.transport import PROGRESS, Fault, Progress, Transport
 from app.models import AttemptOutcome
 from app.tls import BadTlsFile, client_context
 from tests.delivery.peers import Answer, Authority, LocalNames, Peer, ProxyPeer
@@ -49,8 +50,11 @@ async def post(transport: Transport, url: str, *, times: int = 1, total_seconds:
     async with session:
         try:
             for _ in range(times):
-                progress = Progress()
-                async with session.post(url, data=BODY, allow_redirects=False, trace_request_ctx=progress) as response:
+                PROGRESS.set(progress := Progress())
+                async with (
+                    asyncio.timeout(total_seconds),
+                    await transport.post(session, URL(url), BODY, {}) as response,
+                ):
                     await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             return transport.classify(error, url, progress)
@@ -380,9 +384,10 @@ def test_a_request_tells_how_far_it_came(run):
                 resolver=resolver, limit=1, total_seconds=5, connect_seconds=5
             ) as session:
                 for _ in range(2):
-                    seen.append(progress := Progress())
-                    async with session.post(sink.url, data=BODY, trace_request_ctx=progress) as response:
+                    seen.append(Progress())
+                    PROGRESS.set(seen[-1])
+                    async with await transport.post(session, URL(sink.url), BODY, {}) as response:
                         await response.read()
             return seen
 
-    assert run(scene()) == [Progress(connected=True), Progress(connected=True, reused=True)]
+    assert run(scene()) == [Progress(connected=True, made_connection=True), Progress(connected=True)]

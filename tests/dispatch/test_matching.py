@@ -30,12 +30,37 @@ sinks = st.builds(
         ([], ["open"], "orders", "unheard of", False),
         ([], ["unheard of"], "orders", "unheard of", True),
         (["orders"], ["open"], "news", "click", False),
+        ([], [], "jethook", "jethook.sink.opened", False),
+        ([], ["open"], "jethook", "jethook.sink.opened", False),
+        ([], ["jethook.*"], "jethook", "jethook.sink.opened", True),
+        (["orders"], ["open", "jethook.*"], "jethook", "jethook.sink.opened", True),
+        ([], ["jethook.delivery.dead"], "jethook", "jethook.sink.opened", False),
+        ([], ["jethook.delivery.dead"], "jethook", "jethook.delivery.dead", True),
+        ([], ["jethook.*"], "orders", "open", False),
+        ([], ["open", "jethook.*"], "orders", "open", True),
     ],
 )
 def test_a_sink_hears_of_what_it_asks_for(
     webhooks: list[str], events: list[str], webhook: str, event_type: str, expected: bool
 ) -> None:
     assert matches(sink(webhooks=webhooks, events=events), webhook=webhook, event_type=event_type) is expected
+
+
+@pytest.mark.parametrize("event_type", ["jethook.sink.opened", "jethook.*"])
+def test_what_a_sender_calls_an_operator_event_is_none(event_type: str) -> None:
+    for asks in (["jethook.*"], ["jethook.sink.opened"], ["open", "jethook.*"]):
+        assert not matches(sink(events=asks), webhook="orders", event_type=event_type)
+    assert matches(sink(), webhook="orders", event_type=event_type)  # an unknown type like others
+
+
+def test_an_operator_event_is_never_owed_to_the_sink_it_is_about() -> None:
+    matcher = Matcher({name: sink(events=["jethook.*"]) for name in ("crm", "erp", "pager")})
+
+    def targets(raw: str) -> list[str]:
+        return [t.sink for t in matcher.targets("jethook", "jethook.sink.opened", event_tuple(raw=raw))]
+
+    assert targets('{"event":"jethook.sink.opened","sink":"crm"}') == ["erp", "pager"]
+    assert targets('{"event":"jethook.registration.failed","webhook":"crm"}') == ["crm", "erp", "pager"]
 
 
 @given(st.dictionaries(st.text(min_size=1), sinks, max_size=4), st.lists(st.tuples(names, types), max_size=8))

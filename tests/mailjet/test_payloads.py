@@ -259,3 +259,42 @@ def test_depth(value: Any) -> None:
 def test_decoding_what_is_no_json_says_so(text: str) -> None:
     with pytest.raises(MalformedPayload):
         decode(text)
+
+
+flat = st.dictionaries(
+    st.text(max_size=6) | st.sampled_from(["event", "time", "MessageID"]),
+    st.none() | st.booleans() | st.integers() | st.integers(2**62, 2**66) | st.floats(allow_nan=False)
+    | st.text(max_size=8) | st.lists(st.integers(), max_size=2),
+    max_size=6,
+)  # fmt: skip
+
+
+@given(flat, st.booleans(), st.sampled_from(["", " ", "\n", "x"]))
+def test_the_quick_way_reads_what_the_careful_way_reads(value: dict[str, Any], ascii_only: bool, tail: str) -> None:
+    text = json.dumps({"event": "open", "time": 1433103519} | value, ensure_ascii=ascii_only) + tail
+
+    quick = parse_events(text.encode("utf-8", "surrogatepass"))
+    careful = parse_events(
+        (" " + text).encode("utf-8", "surrogatepass")
+    )  # a body that starts with a space is not quick
+
+    assert len(quick) == len(careful) == 1
+    if isinstance(quick[0], MailjetEvent):
+        assert isinstance(careful[0], MailjetEvent)
+        assert repr(_told(quick[0])) == repr(_told(careful[0]))
+    else:
+        assert isinstance(careful[0], Reject)
+
+
+def _told(event: MailjetEvent) -> Any:
+    numbers = {key: v.text if isinstance(v, ExactNumber) else v for key, v in event.payload.items()}
+    return event.type, event.time, event.raw, list(numbers.items())
+
+
+@pytest.mark.parametrize(
+    "number", ["9223372036854775807", "18446744073709551615", "18446744073709551616", "-0", "1.0", "1e3"]
+)
+def test_numbers_at_the_edges_are_exact_on_both_ways(number: str) -> None:
+    body = f'{{"event": "open", "time": 1, "MessageID": {number}}}'
+
+    assert repr(_told(event(body))) == repr(_told(event(" " + body)))

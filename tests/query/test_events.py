@@ -267,6 +267,25 @@ def test_a_domain_is_found_in_any_case_and_a_local_part_in_its_own(client, datab
     assert found("email_domain=Example.COM") == [event["id"]]
 
 
+def test_who_asks_about_mail_does_not_get_operator_events(client, database):
+    mail = make_event(database, test=False)
+    ours = make_event(database, webhook="jethook", type="jethook.sink.opened", email=None, outcome="unknown")
+    odd = make_event(database, type="jethook.sink.opened", outcome="unknown")  # a sender's own word
+
+    def found(query: str) -> list[str]:
+        return ids(client.get(f"/v1/events?order=asc&{query}").json()["data"])
+
+    assert found("") == [mail["id"], odd["id"]]
+    assert found("outcome=unknown") == [odd["id"]]
+    assert found("webhook=jethook") == [ours["id"]]
+    assert found("webhook=jethook&webhook=orders") == [mail["id"], ours["id"], odd["id"]]
+    assert found("type=jethook.sink.opened") == [ours["id"]]
+    assert found("type=jethook.sink.opened&webhook=jethook") == [ours["id"]]
+    assert found("type=jethook.sink.opened&webhook=orders") == [odd["id"]]
+    assert found("type=jethook.sink.opened&type=open") == [mail["id"], ours["id"], odd["id"]]
+    assert client.get(f"/v1/events/{ours['id']}").json()["type"] == "jethook.sink.opened"
+
+
 def test_raw_is_in_a_list_only_on_request(client, database):
     event = make_event(database)
 
@@ -448,6 +467,19 @@ def test_a_broad_filter_walks_along_an_index_and_sorts_nothing(many, asked):
     assert "TEMP B-TREE" not in told
     assert "Sort" not in told
     assert "sqlite_autoindex_events_1" in told or "ix_events_webhook_type" in told or "uq_events_id" in told
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"webhook": ["jethook"]},
+        {"type": ["jethook.sink.opened"]},
+        {"type": ["jethook.sink.opened", "jethook.sink.recovered"]},
+    ],
+)
+def test_operator_events_are_few_among_many_and_found_by_their_index(many, asked):
+    # Sorted where several types are asked for: there are few.
+    assert "ix_events_webhook_type" in plan(many, EventQuery(**asked))
 
 
 def test_a_time_is_a_range_of_ids(many):

@@ -12,18 +12,21 @@ import pytest
 import sqlalchemy as sa
 import structlog
 from fastapi.testclient import TestClient
+from sqlalchemy.engine import Connection
 
+from app.alerts.service import Alerts
 from app.db import Database
 from app.errors import DatabaseFault, WebhookNotFound
 from app.mailjet.client import MailjetClient, RetryPolicy
 from app.maintenance.leader import Leadership
 from app.migrate import migrate
-from app.models import Callback, ReplacedCallback
+from app.models import Callback, Delivery, Event, ReplacedCallback
+from app.operator_events import Change
 from app.registration import queries
 from app.registration.report import RegistrationReport
 from app.registration.routes import build_router
 from app.registration.service import Registrar, retry_delay
-from app.settings import EVENT_TYPES, ConnectionSettings, Settings, load_settings
+from app.settings import EVENT_TYPES, ConnectionSettings, Settings, SinkSettings, load_settings
 from app.simulator.mailjet import StandInMailjet
 from app.simulator.server import LocalServer
 from tests.factories import make_event
@@ -67,6 +70,7 @@ class World:
         self.database = database
         self.password = PASSWORD
         self.gauges: dict[tuple[str, str], bool] = {}
+        self.herald = Herald()
         self.environment = {
             "JETHOOK_PUBLIC_URL": "https://hooks.example.com",
             "JETHOOK_CONNECTIONS__DEFAULT__API_KEY": KEY,
@@ -108,7 +112,8 @@ class World:
             self.gauges[webhook, event_type] = ok
 
         passwords = dict.fromkeys(settings.effective_webhooks, self.password)
-        defaults: dict[str, Any] = {"client_factory": connect, "owner": "me", "now": lambda: NOON, "on_slot": note}
+        defaults: dict[str, Any] = {"client_factory": connect, "owner": "me", "now": lambda: NOON, "on_slot": note,
+                                    "herald": self.herald}  # fmt: skip
         return Registrar(settings, self.database, passwords, **(defaults | options))
 
     def register(self, **options: Any) -> RegistrationReport:
@@ -141,6 +146,25 @@ class World:
 @pytest.fixture
 def world(mailjet: StandInMailjet, server: LocalServer, database: Database) -> World:
     return World(mailjet, server, database)
+
+
+class Herald:
+    """Remembers what is to be stored with what registration found."""
+
+    def __init__(self) -> None:
+        self.stored: list[Change] = []
+
+    def tell(self, change: Change) -> None:
+        raise AssertionError("registration has transactions of its own")
+
+    def store(self, connection: Connection, change: Change) -> None:
+        assert connection.in_transaction()
+        self.stored.append(change)
+
+    def news(self) -> list[tuple[str, str | None, Any]]:
+        """(last word of the type, webhook, slots) since the last look."""
+        stored, self.stored = self.stored, []
+        return [(change.type.rpartition(".")[2], change.webhook, change.details["types"]) for change in stored]
 
 
 def assert_tells_no_secret(*texts: object) -> None:
@@ -871,3 +895,95 @@ def test_the_openapi_document_describes_the_shape(world):
     assert set(schemas["WebhookModel"]["example"]) == set(schemas["WebhookModel"]["properties"])
     # FastAPI leaves nulls out of examples.
     assert set(schemas["WebhookModel"]["example"]["callbacks"][0]) <= set(schemas["CallbackModel"]["properties"])
+
+
+# --- what is worth telling -------------------------------------------------------------------------------------------
+
+
+def test_a_fault_is_told_once_and_its_end_too_over_restarts(world):
+    world.register()
+    assert world.herald.news() == []
+
+    world.mailjet.put_callback(KEY, "open", FOREIGN)
+    world.register()
+    (change,) = world.herald.stored
+    assert (change.type, change.webhook, change.connection) == ("jethook.registration.failed", "orders", "default")
+    assert (change.error, change.details["state"]) == ("a callback of somebody else holds the slot", "foreign")
+    assert world.herald.news() == [("failed", "orders", "open")]
+    for _ in range(3):  # each as after a restart, by whichever replica or command
+        world.register()
+    assert world.herald.news() == []
+
+    world.set(WEBHOOKS__ORDERS__ON_CONFLICT="replace").register()
+    assert world.herald.news() == [("recovered", "orders", "open")]
+    world.register()
+    assert world.herald.news() == []
+
+
+def test_when_mailjet_does_not_answer_that_is_one_piece_of_news_for_each_webhook(world):
+    world.set(WEBHOOKS__ANALYTICS__EVENTS="open,click").register()
+    world.mailjet.set_down(True)
+
+    world.register()
+    world.register()
+
+    assert [change.count for change in world.herald.stored] == [5, 2]
+    assert "503" in str(world.herald.stored[0].error)
+    assert_tells_no_secret(world.herald.stored)
+    assert world.herald.news() == [
+        ("failed", "orders", "sent,bounce,spam,blocked,unsub"), ("failed", "analytics", "open,click"),
+    ]  # fmt: skip
+    world.mailjet.set_down(False)
+    world.register()
+    assert [word for word, _, _ in world.herald.news()] == ["recovered", "recovered"]
+
+
+def test_a_callback_that_could_not_be_made_is_told_and_one_that_was_taken_away_on_purpose_is_not(world):
+    world.mailjet.fail_next(1, 400, {"ErrorInfo": "", "ErrorMessage": "no", "StatusCode": 400}, method="POST")
+    world.register()
+    ((word, _, slot),) = world.herald.news()
+    assert word == "failed"
+    world.register()
+    assert world.herald.news() == [("recovered", "orders", slot)]
+
+    world.unregister()
+    world.register()
+
+    assert world.herald.news() == []
+
+
+def test_a_dry_run_and_a_revived_callback_are_no_news(world):
+    world.mailjet.put_callback(KEY, "open", FOREIGN)
+    world.register(dry_run=True)
+    assert world.herald.news() == []
+    world.set(WEBHOOKS__ORDERS__ON_CONFLICT="replace").register()
+    world.mailjet.mark_dead(KEY, "sent")
+    world.register()
+
+    assert world.herald.news() == []
+
+
+def test_what_is_told_is_stored_with_what_was_found_or_not_at_all(world, monkeypatch):
+    world.mailjet.put_callback(KEY, "open", FOREIGN)
+
+    def refuse(*_: object) -> None:
+        raise sa.exc.OperationalError("statement", {}, Exception("gone"))
+
+    alerts = Alerts({"pager": SinkSettings(url="http://pager.invalid", events=("jethook.*",))}, world.database,
+                    instance="jethook", replica="here")  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(queries, "record_checked", refuse)
+        with pytest.raises(DatabaseFault):
+            asyncio.run(world.registrar(herald=alerts).reconcile())
+    asyncio.run(world.registrar(herald=alerts).reconcile())
+    asyncio.run(world.registrar(herald=alerts).reconcile())
+
+    with world.database.reading() as connection:
+        (raw,) = connection.execute(sa.select(Event.__table__.c.raw)).scalars()
+        owed = connection.execute(sa.select(Delivery.__table__.c.sink, Delivery.__table__.c.type)).all()
+    assert json.loads(raw) | {"time": 0, "at": ""} == {
+        "event": "jethook.registration.failed", "time": 0, "at": "", "instance": "jethook", "replica": "here",
+        "webhook": "orders", "connection": "default", "error": "a callback of somebody else holds the slot", "count": 1,
+        "types": "open", "state": "foreign",
+    }  # fmt: skip
+    assert [tuple(row) for row in owed] == [("pager", "jethook.registration.failed")]

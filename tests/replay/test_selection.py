@@ -99,6 +99,32 @@ def test_a_sink_is_given_what_it_would_hear_of(database, webhooks, types):
     assert found == sum(matches(sink, webhook=webhook, event_type=kind) for webhook, kind in kinds)
 
 
+OURS = "jethook.sink.opened", "jethook.delivery.dead"
+
+
+@pytest.mark.parametrize("types", [(), ("bounce",), ("bounce", "jethook.*"), ("jethook.sink.opened",)])
+@pytest.mark.parametrize("webhooks", [(), ("orders",)])
+def test_operator_events_are_replayed_to_those_who_would_hear_of_them(database, webhooks, types):
+    sink = SinkSettings(url="http://crm.invalid", webhooks=webhooks, events=types)
+    mine = matches(sink, webhook="orders", event_type="bounce") + matches(sink, webhook="orders", event_type=OURS[0])
+    make_event(database, type="bounce")
+    make_event(database, type=OURS[0])  # a sender's own word
+    for kind, about in itertools.product(OURS, ("c_m", "cxm", "erp")):
+        make_event(database, webhook="jethook", type=kind, raw=f'{{"event":"{kind}","sink":"{about}","error":"\\"x"}}')
+
+    def found(**filters):
+        with database.reading() as connection:
+            return queries.count(
+                connection, EventSelection(**filters), recipients({"c_m": sink})["c_m"], last_seq=10**6, made_at=NOON
+            )
+
+    assert found() == mine
+    # Never those about the sink itself; a name is no pattern.
+    heard = sum(matches(sink, webhook="jethook", event_type=kind) for kind in OURS)
+    assert found(webhook="jethook") == 2 * heard
+    assert found(webhook=["jethook", "orders"]) == mine + 2 * heard
+
+
 def test_what_only_python_can_judge_is_counted_too(database, monkeypatch):
     monkeypatch.setattr(queries, "JUDGED_AT_ONCE", 3)
     odd = [make_event(database, email=f"{n}@example.com")["email"] for n in range(10)][1::2]

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from app.clock import utc_now
 from app.db import Database
 from app.dispatch import sink_states
+from app.operator_events import Change
 from app.settings import Settings
 from app.sinks.routes import build_router
 from tests.factories import NOON, make_delivery
@@ -48,15 +49,34 @@ class Control:
                 "response_excerpt": "teapot"}  # fmt: skip
 
 
+class Herald:
+    """Remembers what is to be stored."""
+
+    def __init__(self) -> None:
+        self.stored: list[Change] = []
+
+    def tell(self, change: Change) -> None:
+        raise AssertionError("a pause has a transaction of its own")
+
+    def store(self, connection: Any, change: Change) -> None:
+        assert connection.in_transaction()
+        self.stored.append(change)
+
+
 @pytest.fixture
 def control() -> Control:
     return Control()
 
 
 @pytest.fixture
-def client(database: Database, control: Control) -> Iterator[TestClient]:
+def herald() -> Herald:
+    return Herald()
+
+
+@pytest.fixture
+def client(database: Database, control: Control, herald: Herald) -> Iterator[TestClient]:
     database.write(lambda c: sink_states.remember_sinks(c, SETTINGS.sinks))
-    with asking(build_router(SETTINGS, database, KEYS, control)) as opened:
+    with asking(build_router(SETTINGS, database, KEYS, control, herald)) as opened:
         yield opened
 
 
@@ -127,6 +147,16 @@ def test_a_resume_is_written_down_and_told_to_the_worker(
     assert (shown["state"], shown["paused_reason"]) == ("active", None)
     assert paused(database) == {}
     assert control.told == [("resumed", "crm")]
+
+
+def test_a_pause_and_a_resume_are_operator_events_and_a_second_one_is_not(client: TestClient, herald: Herald) -> None:
+    for act in ("resume", "pause", "pause", "resume", "resume"):
+        assert client.post(f"/v1/sinks/crm/{act}").status_code == 200
+
+    assert [(change.type, change.sink, change.error) for change in herald.stored] == [
+        ("jethook.sink.paused", "crm", "paused by hand"),
+        ("jethook.sink.resumed", "crm", None),
+    ]
 
 
 @on_one_database

@@ -1,0 +1,87 @@
+"""How many SQL statements a delivery costs: what it comes to when many go at once, and when one goes alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event as sa_event
+
+from app.db import Database
+from app.settings import SinkSettings
+from app.simulator.server import LocalServer
+from app.simulator.sink import SampleSink
+from tests.delivery.stand import Stand, event, states
+from tests.delivery.support import run, until
+
+
+class Statements:
+    """Counts what every connection of a SQLite database runs, by its first word."""
+
+    def __init__(self, database: Database) -> None:
+        self.words: Counter[str] = Counter()
+        for engine in (database.writer, database.reader):
+            sa_event.listen(engine, "checkout", self._listen)
+
+    def _listen(self, connection: object, *_: object) -> None:
+        connection.set_trace_callback(self._ran)  # type: ignore[attr-defined]
+
+    def _ran(self, sql: str) -> None:
+        self.words[sql.split(maxsplit=1)[0].upper()] += 1
+
+
+@pytest.fixture
+def database(migrated_sqlite: Path, tmp_path: Path) -> Iterator[Database]:
+    path = tmp_path / "test.db"
+    shutil.copyfile(migrated_sqlite, path)
+    opened = Database(f"sqlite:///{path}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def sink() -> SampleSink:
+    return SampleSink()
+
+
+def settings(server: LocalServer) -> dict[str, SinkSettings]:
+    return {"crm": SinkSettings(url=server.url)}
+
+
+def test_many_deliveries_share_their_statements(database: Database, sink: SampleSink) -> None:
+    """Two statements at the most for one delivery, and less than a fifth of one where they come in numbers."""
+    many = 2000
+
+    async def scenario(server: LocalServer) -> float:
+        async with Stand(database, settings(server)).running() as here:
+            statements = Statements(database)
+            for start in range(0, many, 100):
+                await here.post(*(event(start + n) for n in range(100)))
+            await until(lambda: sink.total >= many, "all at the sink")
+            await here.commits.drain()
+            return sum(statements.words.values()) / many
+
+    with LocalServer(sink) as server:
+        assert run(scenario(server)) < 0.2
+    assert states(database) == {"delivered"}
+
+
+def test_a_lone_delivery_takes_two_statements(database: Database, sink: SampleSink) -> None:
+    async def scenario(server: LocalServer) -> Counter[str]:
+        async with Stand(database, settings(server)).running() as here:
+            statements = Statements(database)
+            await here.post(event(1))
+            before = Counter(statements.words)
+            await until(lambda: states(database) == {"delivered"}, "the delivery")
+            return statements.words - before
+
+    with LocalServer(sink) as server:
+        words = run(scenario(server))
+    # Its attempt and its state; reading is the test's own look and the worker's poll.
+    assert {word: n for word, n in words.items() if word in ("INSERT", "UPDATE", "WITH", "DELETE")} == {
+        "INSERT": 1,
+        "WITH": 1,
+    }
