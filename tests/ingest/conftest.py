@@ -76,6 +76,16 @@ class Receiver:
         assert response.status_code == 200, response.text
         return response
 
+    def forget(self) -> None:
+        """As if nothing had been posted yet."""
+
+        def empty(connection: sa.Connection) -> None:
+            for table in (deliveries, events, quarantine):
+                connection.execute(table.delete())
+
+        self.service.database.write(empty)
+        self._seen.clear()
+
     def news(self) -> Stored:
         """What was stored since the last look."""
         fresh = self._new(events.c.seq > self._last_seq, events, "seq")
@@ -123,8 +133,8 @@ def make_receiver(sqlite_url: str) -> Callable[[Mapping[str, str]], AbstractCont
 
 @pytest.fixture
 def receiver(module_receiver: Receiver) -> Receiver:
-    """The module's service on each kind of database; `news` tells what this test stored."""
-    module_receiver.news()
+    """The module's service on each kind of database, with nothing stored yet."""
+    module_receiver.forget()
     return module_receiver
 
 
