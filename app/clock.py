@@ -1,5 +1,6 @@
 """The one place that reads the wall clock; everything else takes the time as an argument."""
 
+import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -29,3 +30,15 @@ def rfc3339(moment: datetime) -> str:
     """`2026-05-03T10:00:00Z`, with microseconds only where there are any."""
     text = moment.astimezone(UTC).isoformat()
     return text.removesuffix("+00:00") + "Z"
+
+
+async def wait_for_event(event: asyncio.Event, seconds: float) -> None:
+    """Until the event, and no longer than that; with nothing left to wait for, others get their turn all the same."""
+    if seconds <= 0:
+        await asyncio.sleep(0)
+        return
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass

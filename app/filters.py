@@ -218,19 +218,26 @@ def _with_plus(element: Unindexed, compiler: SQLCompiler, **kw: Any) -> str:
 def event_conditions(filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]]) -> list[Condition]:
     """Conditions on `columns` of the events table. Who asks about mail does not mean what Jethook tells about itself:
     operator events are found by their type or webhook only."""
-    if not filters.webhook and filters.type and all(map(operator_events.is_operator_word, filters.type)):
-        filters = filters.model_copy(update={"webhook": [operator_events.WEBHOOK]})
-    indexed = _indexed_filters(filters)
-    conditions: list[Condition] = []
-    if not (filters.webhook or filters.type):
-        conditions.append(Unindexed(columns["webhook"]) != operator_events.WEBHOOK)
-    for name in EQUAL:
-        if values := getattr(filters, name):
-            column = columns[name]
-            conditions.append(_any_of(column if name in indexed else Unindexed(column), values))
-    conditions += _id_range(columns["id"], filters)
-    conditions += _between(columns["received_at"], filters.received_after, filters.received_before)
-    return conditions
+    return _besides_ids(filters, columns, EQUAL) + _id_range(columns["id"], filters)
+
+
+def walked_campaign(filters: EventFilters) -> str | None:
+    """The one campaign whose part of the index holds all that is asked for, unless another filter leads to fewer."""
+    campaigns = set(filters.campaign_id)
+    return campaigns.pop() if len(campaigns) == 1 and _indexed_filters(filters) == {"campaign_id"} else None
+
+
+def conditions_within_campaign(
+    filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]]
+) -> list[Condition]:
+    """Conditions besides the campaign and the time of the event, which are bounds of the walk: see `id_bounds`."""
+    return _besides_ids(filters, columns, [name for name in EQUAL if name != "campaign_id"])
+
+
+def id_bounds(filters: EventFilters) -> tuple[str, str]:
+    """`occurred_at` as the first id that fits and the first one beyond; "g" comes after every id."""
+    first = first_id(min(filters.after)) if filters.after else ""
+    return first, first_id(max(filters.before)) if filters.before else "g"
 
 
 def delivery_conditions(query: DeliveryQuery, columns: sa.ColumnCollection[str, sa.Column[Any]]) -> list[Condition]:
@@ -264,6 +271,22 @@ def _indexed_filters(filters: EventFilters) -> set[str]:
             return {name}
     alone = len(set(filters.webhook)) == len(set(filters.type)) == 1
     return {"webhook", "type"} if alone or set(filters.webhook) == {operator_events.WEBHOOK} else set()
+
+
+def _besides_ids(
+    filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]], names: Iterable[str]
+) -> list[Condition]:
+    if not filters.webhook and filters.type and all(map(operator_events.is_operator_word, filters.type)):
+        filters = filters.model_copy(update={"webhook": [operator_events.WEBHOOK]})
+    indexed = _indexed_filters(filters)
+    conditions: list[Condition] = []
+    if not (filters.webhook or filters.type):
+        conditions.append(Unindexed(columns["webhook"]) != operator_events.WEBHOOK)
+    for name in names:
+        if values := getattr(filters, name):
+            column = columns[name]
+            conditions.append(_any_of(column if name in indexed else Unindexed(column), values))
+    return conditions + _between(columns["received_at"], filters.received_after, filters.received_before)
 
 
 def _any_of(column: sa.ColumnElement[Any], values: Iterable[Any]) -> Condition:

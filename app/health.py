@@ -80,6 +80,11 @@ def build_router(
         parts = {"registration": _told("registration", registration_state), "components": _told("parts", components)}
         return _answer(request, state, parts)
 
+    _add_metrics(router, registry)
+    return router
+
+
+def _add_metrics(router: APIRouter, registry: CollectorRegistry) -> None:
     @router.head("/metrics", include_in_schema=False)
     @router.get(
         "/metrics",
@@ -90,8 +95,6 @@ def build_router(
     )
     def metrics() -> Response:
         return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
-
-    return router
 
 
 @dataclass(frozen=True, slots=True)

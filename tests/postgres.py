@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+
+from tests.ports import free_port
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # platformdirs warns of a missing XDG_RUNTIME_DIR, which we do not use
@@ -32,7 +34,7 @@ class PostgresServer:
         self._data = folder / "data"
         self._data.mkdir()
         self._user = _unprivileged_user(folder, self._data)
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
         self._run("initdb", "-D", str(self._data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
@@ -94,17 +96,23 @@ def running_postgres() -> Iterator[PostgresServer]:
 def _unprivileged_user(folder: Path, data: Path) -> int | None:
     if os.geteuid() != 0:
         return None
-    ensure_user_exists(SYSTEM_USER)
-    ensure_prefix_permissions(POSTGRES_BIN_PATH)
-    ensure_folder_permissions(POSTGRES_BIN_PATH, 0o055)
-    ensure_folder_permissions(POSTGRES_BIN_PATH.parent / "lib", 0o044)
+    with _one_process_at_a_time():
+        ensure_user_exists(SYSTEM_USER)
+        ensure_prefix_permissions(POSTGRES_BIN_PATH)
+        ensure_folder_permissions(POSTGRES_BIN_PATH, 0o055)
+        ensure_folder_permissions(POSTGRES_BIN_PATH.parent / "lib", 0o044)
     user = pwd.getpwnam(SYSTEM_USER)
     folder.chmod(0o755)
     os.chown(data, user.pw_uid, user.pw_gid)
     return user.pw_uid
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextmanager
+def _one_process_at_a_time() -> Iterator[None]:
+    """On a new machine the first to come adds the user; a second one at the same moment would be refused."""
+    folder = os.open(POSTGRES_BIN_PATH, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)

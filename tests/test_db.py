@@ -48,7 +48,9 @@ def test_a_time_of_another_zone_is_stored_as_the_same_moment(database: Database)
     def store(connection: Connection) -> list[datetime | None]:
         table.create(connection)
         connection.execute(table.insert(), [{"at": tokyo}, {"at": None}])
-        return list(connection.execute(sa.select(table.c.at).order_by(table.c.at.is_(None))).scalars())
+        stored = list(connection.execute(sa.select(table.c.at).order_by(table.c.at.is_(None))).scalars())
+        table.drop(connection)
+        return stored
 
     found, none = database.write(store)
     assert found == tokyo

@@ -25,10 +25,12 @@ def logs() -> Iterator[list[Any]]:
 
 
 @pytest.fixture
-def numbers(database: Database) -> Database:
-    """A database with a table of numbers that are not negative."""
+def numbers(database_url: str) -> Iterator[Database]:
+    """A database with nothing but a table of numbers that are not negative."""
+    database = Database(database_url)
     database.write(lambda c: c.execute(sa.text("CREATE TABLE numbers (n BIGINT PRIMARY KEY CHECK (n >= 0))")))
-    return database
+    yield database
+    database.close()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from app.addresses import ONLY_ALWAYS, AddressRules
-from app.clock import EPOCH, utc_now
+from app.clock import EPOCH, utc_now, wait_for_event
 from app.db import Database
 from app.delivery import queue
 from app.delivery.queue import BatchNote, ClaimRequest, Report
@@ -174,7 +174,7 @@ class Relay:
             self.wake_at(again)
             while not self._stopping and (seconds := (self._wake_at - utc_now()).total_seconds()) > 0:
                 self._wake.clear()
-                await _wait(self._wake, seconds)
+                await wait_for_event(self._wake, seconds)
 
     async def _claim_round(self) -> datetime:
         """Claim what is due and has room; returns when to look again."""
@@ -396,14 +396,3 @@ async def _until_done(attempt: Callable[[], Awaitable[object]]) -> None:
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
         else:
             return
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    if seconds <= 0:
-        await asyncio.sleep(0)
-        return
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,9 +18,12 @@ from app.filters import (
     EventQuery,
     Paging,
     QuarantineQuery,
+    conditions_within_campaign,
     delivery_conditions,
     event_conditions,
+    id_bounds,
     quarantine_conditions,
+    walked_campaign,
 )
 from app.models import Attempt, Delivery, Event, Quarantined
 from app.query.cursor import Position
@@ -59,8 +63,33 @@ class Page:
 
 def event_page(query: EventQuery, position: Position | None) -> sa.Select[Any]:
     """The statement of one page of events after `position` (id,). An id starts with its time, so ids are the order."""
+    if (campaign := walked_campaign(query)) is not None:
+        return _campaign_page(campaign, query, position)
     conditions = event_conditions(query, events.c)
     return _page(sa.select(*EVENT_COLUMNS), (events.c.id,), conditions, query, position)
+
+
+def _campaign_page(campaign: str, query: EventQuery, position: Position | None) -> sa.Select[Any]:
+    """The same for one campaign: from end to end of its part of `ix_events_campaign_id`, in the order of that index.
+
+    With `campaign_id = ... ORDER BY id` PostgreSQL takes a campaign's events for evenly spread over all times. Of one
+    with 4 % of 500,000 events, all of them old, it sought the newest along the ids of everybody's: 114 ms, now 0.1.
+    """
+    first, beyond = id_bounds(query)
+    after, before = operator.ge, operator.lt
+    # One bound on either side: neither database would start from the nearer of two.
+    if position is not None and query.order == "desc":
+        beyond = min(beyond, str(position[0]))
+    elif position is not None and str(position[0]) >= first:
+        first, after = str(position[0]), operator.gt
+    keys = (events.c.campaign_id, events.c.id)
+    conditions = [
+        events.c.campaign_id.is_not(None),  # what the partial index asks for
+        after(sa.tuple_(*keys), sa.tuple_(*_literals(keys, (campaign, first)))),
+        before(sa.tuple_(*keys), sa.tuple_(*_literals(keys, (campaign, beyond)))),
+        *conditions_within_campaign(query, events.c),
+    ]
+    return _page(sa.select(*EVENT_COLUMNS), keys, conditions, query, None)
 
 
 def list_events(connection: Connection, query: EventQuery, position: Position | None) -> Page:
@@ -146,9 +175,13 @@ def _page(
 
 
 def _beyond(keys: tuple[sa.Column[Any], ...], position: Position, order: Order) -> Condition:
-    values = [sa.literal(_typed(key, value), key.type) for key, value in zip(keys, position, strict=True)]
+    values = _literals(keys, position)
     left, right = (sa.tuple_(*keys), sa.tuple_(*values)) if len(keys) > 1 else (keys[0], values[0])
     return left > right if order == "asc" else left < right
+
+
+def _literals(keys: tuple[sa.Column[Any], ...], position: Position) -> list[sa.ColumnElement[Any]]:
+    return [sa.literal(_typed(key, value), key.type) for key, value in zip(keys, position, strict=True)]
 
 
 def _typed(key: sa.Column[Any], value: str | int) -> str | datetime:

@@ -1,6 +1,8 @@
 """REST for webhooks: their callbacks at Mailjet, and registering them now."""
 
 # Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path
@@ -10,7 +12,7 @@ from app.db import Database
 from app.errors import Conflict, MailjetUnavailable, WebhookNotFound
 from app.http import PROBLEM_RESPONSES, ApiKeys, problem_responses
 from app.registration import queries
-from app.registration.plan import list_slots
+from app.registration.plan import Slot, list_slots
 from app.registration.service import Registrar
 from app.registration.shapes import WebhookListModel, WebhookModel, webhook_view
 from app.settings import Settings
@@ -22,19 +24,8 @@ def build_router(settings: Settings, database: Database, keys: ApiKeys, registra
     """`GET /v1/webhooks`, `GET /v1/webhooks/{name}` and `POST /v1/webhooks/{name}/register`."""
     router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], responses=PROBLEM_RESPONSES)
     reading: dict[str, Any] = {"dependencies": [Depends(keys.reader)]}
-    slots = list_slots(settings)
 
-    def view(connection: Connection, name: str) -> WebhookModel:
-        checked = queries.list_checked(connection, settings.effective_webhooks[name].connection)
-        return webhook_view(
-            settings, name, slots, checked, lambda w, event_type: queries.last_event_at(connection, w, event_type)
-        )
-
-    def get_or_raise(name: str) -> WebhookModel:
-        if name not in settings.effective_webhooks:
-            raise WebhookNotFound("there is no webhook of this name")
-        with database.reading() as connection:
-            return view(connection, name)
+    view = partial(_view, settings, list_slots(settings))
 
     @router.get(
         "",
@@ -54,7 +45,10 @@ def build_router(settings: Settings, database: Database, keys: ApiKeys, registra
         **reading,
     )
     def get_webhook(name: Name) -> WebhookModel:
-        return get_or_raise(name)
+        if name not in settings.effective_webhooks:
+            raise WebhookNotFound("there is no webhook of this name")
+        with database.reading() as connection:
+            return view(connection, name)
 
     @router.post(
         "/{name}/register",
@@ -76,3 +70,10 @@ def build_router(settings: Settings, database: Database, keys: ApiKeys, registra
         return await database.run_read(lambda connection: view(connection, name))
 
     return router
+
+
+def _view(settings: Settings, slots: Sequence[Slot], connection: Connection, name: str) -> WebhookModel:
+    checked = queries.list_checked(connection, settings.effective_webhooks[name].connection)
+    return webhook_view(
+        settings, name, slots, checked, lambda w, event_type: queries.last_event_at(connection, w, event_type)
+    )

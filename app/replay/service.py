@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from sqlalchemy.engine import Connection
 
-from app.clock import EPOCH, to_micros, utc_now
+from app.clock import EPOCH, to_micros, utc_now, wait_for_event
 from app.db import Database
 from app.maintenance.leader import LEASE_SECONDS, release, try_lead
 from app.models import ReplayState
@@ -129,7 +129,7 @@ class Replays:
                 self._woken.clear()
                 seconds = await self._safe_round()
                 if not stop.is_set():
-                    await _wait(self._woken, seconds)
+                    await wait_for_event(self._woken, seconds)
         finally:
             stopping.cancel()
             self._loop = None
@@ -339,14 +339,3 @@ def _due(row: Row, work: _Work, found: Standing, now: datetime, most: int) -> Se
 def _use_slots(row: Row, work: _Work, due: Sequence[int], used: int) -> None:
     if row.rate_per_second is not None:
         work.next_slot = due[used - 1] + pace.gap_of(row.rate_per_second)
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    if seconds <= 0:
-        await asyncio.sleep(0)
-        return
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass

@@ -23,7 +23,7 @@ from tests.delivery.peers import Authority
 from tests.delivery.stand import Stand, attempts_of, event, rows, states
 from tests.delivery.support import Handler, answering, raw_server, read_request, run, sink, until
 
-pytestmark = pytest.mark.parametrize("shared_database", ["sqlite"], indirect=True)  # the network is the subject
+pytestmark = pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)  # the network is the subject
 WAIT = 60.0
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 

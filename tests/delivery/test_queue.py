@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from app.delivery.queue import ClaimRequest, Completion
 from app.dispatch.service import Job
 from app.errors import Conflict, DeliveryNotFound
 from app.models import Attempt, Delivery, DeliveryState, Event, Priority
+from tests.conftest import MakeDatabase
 from tests.factories import NOON, event_values, insert, make_delivery, make_event
 
 NOW = NOON + timedelta(hours=1)
@@ -161,20 +162,14 @@ def test_claimers_at_the_same_time_never_claim_the_same(database: Database) -> N
     assert set(taken) == {e["id"] for e in events}
 
 
-def test_a_claim_passes_over_what_another_holds_at_this_moment(new_postgres: Any) -> None:
-    from app.migrate import migrate
-
-    database = Database(new_postgres())
-    try:
-        migrate(database)
-        locked, free = due(database, -90), due(database, -60)
-        table = Delivery.__table__  # type: ignore[attr-defined]
-        with database.writer.begin() as other:
-            other.execute(sa.select(table).where(table.c.event_id == locked).with_for_update())
-            assert [job.event_id for job in claim(database)] == [free]  # and does not wait
-        assert [job.event_id for job in claim(database)] == [locked]
-    finally:
-        database.close()
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)  # SQLite has a single writer
+def test_a_claim_passes_over_what_another_holds_at_this_moment(database: Database) -> None:
+    locked, free = due(database, -90), due(database, -60)
+    table = Delivery.__table__  # type: ignore[attr-defined]
+    with database.writer.begin() as other:
+        other.execute(sa.select(table).where(table.c.event_id == locked).with_for_update())
+        assert [job.event_id for job in claim(database)] == [free]  # and does not wait
+    assert [job.event_id for job in claim(database)] == [locked]
 
 
 def delivery_of(event: Mapping[str, Any], **given: Any) -> dict[str, Any]:
@@ -447,18 +442,20 @@ def test_there_must_be_such_a_delivery(database: Database, change: Any) -> None:
 # --- plans -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def crowded(shared_database: Database) -> Database:
-    """Thousands of settled deliveries, some due: a plan that scans would show. Made once, so these tests come last."""
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def crowded(request: pytest.FixtureRequest, make_migrated: MakeDatabase) -> Iterator[Database]:
+    """Thousands of settled deliveries, some due: a plan that scans would show."""
+    database = Database(make_migrated(request.param))
     events = [event_values() for _ in range(20_000)]
-    insert(shared_database, Event, events[::100])
+    insert(database, Event, events[::100])
     rows = [
         delivery_of(e) if n % 100 == 0 else delivery_of(e, state="delivered", settled_at=NOON)
         for n, e in enumerate(events)
     ]
-    insert(shared_database, Delivery, rows)
-    shared_database.write(lambda c: c.exec_driver_sql("ANALYZE"))
-    return shared_database
+    insert(database, Delivery, rows)
+    database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+    yield database
+    database.close()
 
 
 def plan_of(database: Database, work: Any) -> str:

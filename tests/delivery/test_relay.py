@@ -39,7 +39,7 @@ from tests.factories import event_values, insert
 T = TypeVar("T")
 QUICK: dict[str, Any] = {"retry_schedule_seconds": [0.1] * 20, "min_backoff_seconds": 0, "timeout_seconds": 5}
 NEVER_OPEN = {"breaker_failures": 1000}
-on_one_database = pytest.mark.parametrize("shared_database", ["sqlite"], indirect=True)  # where it makes no difference
+on_one_database = pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)  # where it makes no difference
 
 
 class Remote:

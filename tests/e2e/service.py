@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import httpx2
 from app.ingest.identity import event_id
 from app.simulator.server import LocalServer
 from app.simulator.sink import SampleSink
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 API_KEY = "e2e-key-Vb81Zq"
@@ -206,12 +206,6 @@ def ids_in(content: bytes, webhook: str = "orders") -> set[str]:
     """The ids of all events in one body."""
     value = json.loads(content)
     return {id_of(event, webhook) for event in (value if isinstance(value, list) else [value])}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -18,6 +17,7 @@ from app.settings import load_settings
 from app.simulator.server import LocalServer
 from app.simulator.sink import SampleSink
 from app.simulator.traffic import make_events
+from tests.conftest import MakeDatabase
 
 CHECKS = (schemathesis.checks.response_schema_conformance, schemathesis.checks.status_code_conformance)
 KEY = "fuzz-key"
@@ -25,12 +25,11 @@ PASSWORD = "fuzz-password"
 
 
 @pytest.fixture(scope="module")
-def url(make_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(make_database: MakeDatabase) -> Iterator[str]:
     """A running service with events, deliveries and quarantine in it."""
-    folder: Path = tmp_path_factory.mktemp("fuzz")
     with LocalServer(SampleSink()) as sink:
         environment = {
-            "JETHOOK_DATABASE_URL": f"sqlite:///{folder / 'fuzz.db'}",
+            "JETHOOK_DATABASE_URL": make_database("sqlite"),
             "JETHOOK_API_KEYS": KEY,
             "JETHOOK_WEBHOOKS__ORDERS__PASSWORDS": PASSWORD,
             "JETHOOK_SINKS__CRM__URL": sink.url,

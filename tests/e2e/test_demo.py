@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.service import ROOT, free_port
+from tests.e2e.service import ROOT
+from tests.ports import free_port
 
 
 def test_the_demo_registers_relays_and_ends_by_itself(folder: Path) -> None:

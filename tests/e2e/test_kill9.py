@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import MakeDatabase
 from tests.e2e import kill9
 
 
 @pytest.mark.timeout(150)
-def test_what_was_answered_200_survives_kill_9_and_reaches_its_sink(
-    make_database: Callable[[str], str], folder: Path
-) -> None:
+def test_what_was_answered_200_survives_kill_9_and_reaches_its_sink(make_database: MakeDatabase, folder: Path) -> None:
     """Both databases at once: most of it is waiting until the leases of the dead run out."""
     urls = [make_database("sqlite"), make_database("postgresql")]
     with ThreadPoolExecutor() as threads:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from app.simulator.sender import Sender, SenderOptions
 from app.simulator.server import LocalServer
 from app.simulator.sink import SampleSink
 from app.simulator.traffic import make_events
+from tests.conftest import MakeDatabase
 from tests.e2e.service import API_KEY, PASSWORD, ServiceProcess, id_of, until
 
 KEY, SECRET = "e2e-mailjet-key", "e2e-mailjet-secret-Zk3"
@@ -35,7 +36,7 @@ def sink() -> SampleSink:
 
 @pytest.fixture
 def service(
-    mailjet: StandInMailjet, sink: SampleSink, folder: Path, make_database: Callable[[str], str]
+    mailjet: StandInMailjet, sink: SampleSink, folder: Path, make_database: MakeDatabase
 ) -> Iterator[ServiceProcess]:
     """Configured and not started; its log is searched for secrets at the end."""
     with LocalServer(mailjet) as mailjet_server, LocalServer(sink) as sink_server:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 from app.simulator.mailjet import DEFAULT_KEYS, StandInMailjet
@@ -13,12 +12,13 @@ from app.simulator.server import LocalServer
 from app.simulator.shaping import Body, Shape, shape_events
 from app.simulator.sink import SampleSink
 from app.simulator.traffic import make_events
+from tests.conftest import MakeDatabase
 from tests.e2e.service import ServiceProcess, closing_all, id_of, until
 
 EVENTS = 1500
 
 
-def test_two_replicas_lose_nothing_and_deliver_nothing_twice(make_database: Callable[[str], str], folder: Path) -> None:
+def test_two_replicas_lose_nothing_and_deliver_nothing_twice(make_database: MakeDatabase, folder: Path) -> None:
     mailjet, sink = StandInMailjet(), SampleSink()
     database_url = make_database("postgresql")
     with LocalServer(mailjet) as mailjet_server, LocalServer(sink) as sink_server:

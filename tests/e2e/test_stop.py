@@ -6,7 +6,7 @@ import base64
 import json
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -19,6 +19,7 @@ from app.models import Delivery, Event
 from app.simulator.server import LocalServer
 from app.simulator.sink import Answer, SampleSink
 from app.simulator.traffic import make_events
+from tests.conftest import MakeDatabase
 from tests.e2e.kill9 import Load
 from tests.e2e.service import PASSWORD, ServiceProcess, id_of, ids_in, until
 
@@ -28,7 +29,7 @@ _deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def service(
-    request: pytest.FixtureRequest, make_database: Callable[[str], str], folder: Path, sink_server: LocalServer
+    request: pytest.FixtureRequest, make_database: MakeDatabase, folder: Path, sink_server: LocalServer
 ) -> Iterator[ServiceProcess]:
     environment = {"JETHOOK_SINKS__CRM__URL": sink_server.url, "JETHOOK_SINKS__CRM__CONCURRENCY": "1"}
     with ServiceProcess(folder, make_database(request.param), environment) as service:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx2
-import psycopg
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
@@ -18,6 +15,7 @@ from fastapi.testclient import TestClient
 from app.main import Service, create_app
 from app.models import Delivery, Event, Quarantined
 from app.settings import load_settings
+from tests.conftest import MakeDatabase
 
 API_KEY = "ingest-key"
 PASSWORD = "ingest-password"
@@ -78,6 +76,16 @@ class Receiver:
         assert response.status_code == 200, response.text
         return response
 
+    def forget(self) -> None:
+        """As if nothing had been posted yet."""
+
+        def empty(connection: sa.Connection) -> None:
+            for table in (deliveries, events, quarantine):
+                connection.execute(table.delete())
+
+        self.service.database.write(empty)
+        self._seen.clear()
+
     def news(self) -> Stored:
         """What was stored since the last look."""
         fresh = self._new(events.c.seq > self._last_seq, events, "seq")
@@ -125,33 +133,20 @@ def make_receiver(sqlite_url: str) -> Callable[[Mapping[str, str]], AbstractCont
 
 @pytest.fixture
 def receiver(module_receiver: Receiver) -> Receiver:
-    """The module's service on each kind of database; `news` tells what this test stored."""
-    module_receiver.news()
+    """The module's service on each kind of database, with nothing stored yet."""
+    module_receiver.forget()
     return module_receiver
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def module_receiver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+def module_receiver(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Iterator[Receiver]:
     """One running service for the module, on each kind of database."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('ingest') / 'test.db'}"
-    else:
-        url = new_postgres_database(request)
-    with open_receiver(url) as opened:
+    with open_receiver(make_database(request.param)) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def sqlite_receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+def sqlite_receiver(make_database: MakeDatabase) -> Iterator[Receiver]:
     """One running service for the module, on SQLite alone."""
-    folder: Path = tmp_path_factory.mktemp("ingest")
-    with open_receiver(f"sqlite:///{folder / 'test.db'}") as opened:
+    with open_receiver(make_database("sqlite")) as opened:
         yield opened
-
-
-def new_postgres_database(request: pytest.FixtureRequest) -> str:
-    server = request.getfixturevalue("postgres_server")
-    name = f"ingest_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(f"{server.url}/postgres", autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    return f"{server.url}/{name}"

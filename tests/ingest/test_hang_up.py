@@ -10,7 +10,6 @@ import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,8 @@ from app.main import Service, create_app
 from app.settings import load_settings
 from app.simulator.server import LocalServer
 from app.simulator.sink import SampleSink
-from tests.ingest.conftest import ENVIRONMENT, PASSWORD, Receiver, new_postgres_database
+from tests.conftest import MakeDatabase
+from tests.ingest.conftest import ENVIRONMENT, PASSWORD, Receiver
 
 _numbers = itertools.count(1)
 CREDENTIALS = base64.b64encode(f"jethook:{PASSWORD}".encode()).decode()
@@ -54,9 +54,8 @@ class Live:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    folder: Path = tmp_path_factory.mktemp("hang-up")
-    url = f"sqlite:///{folder / 'test.db'}" if request.param == "sqlite" else new_postgres_database(request)
+def live(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Iterator[Live]:
+    url = make_database(request.param)
     sink = SampleSink()
     with LocalServer(sink) as sink_server:
         environment = {"JETHOOK_DATABASE_URL": url, "JETHOOK_SINKS__CRM__URL": sink_server.url, "JETHOOK_ROLE": "all"}

@@ -2,34 +2,27 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.db import Database
-from app.http import ApiKeys, install_problem_handlers
 from app.query.routes import build_router
+from tests.rest import KEYS, asking
 
 Walk = Callable[..., list[dict[str, Any]]]
-
-
-def build_app(database: Any) -> FastAPI:
-    app = FastAPI()
-    app.include_router(build_router(database, ApiKeys(["full"], ["read"])))
-    install_problem_handlers(app)
-    return app
 
 
 @pytest.fixture
 def client(database: Database) -> Iterator[TestClient]:
     """The reading routes, by a key that may do all."""
-    with TestClient(build_app(database), headers={"authorization": "Bearer full"}) as opened:
+    with asking(build_router(database, KEYS)) as opened:
         yield opened
 
 
 @pytest.fixture
 def refusing() -> Iterator[TestClient]:
     """The same without a database, for what must be refused before one is asked."""
-    with TestClient(build_app(None), headers={"authorization": "Bearer full"}) as opened:
+    nothing: Any = None
+    with asking(build_router(nothing, KEYS)) as opened:
         yield opened
 
 

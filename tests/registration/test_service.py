@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 import structlog
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.engine import Connection
 
 from app.alerts.service import Alerts
 from app.db import Database
 from app.errors import DatabaseFault, WebhookNotFound
-from app.http import ApiKeys, install_problem_handlers
 from app.mailjet.client import MailjetClient, RetryPolicy
 from app.maintenance.leader import Leadership
 from app.migrate import migrate
@@ -32,6 +30,7 @@ from app.settings import EVENT_TYPES, ConnectionSettings, Settings, SinkSettings
 from app.simulator.mailjet import StandInMailjet
 from app.simulator.server import LocalServer
 from tests.factories import make_event
+from tests.rest import KEYS, app_of
 
 NOON = datetime(2026, 5, 3, 12, 0, tzinfo=UTC)
 PASSWORD = "callback-password"
@@ -787,11 +786,7 @@ def test_retry_delay(failures, every, retry_after, jitter, expected):
 
 
 def rest(world: World, key: str = "full") -> TestClient:
-    app = FastAPI()
-    app.include_router(
-        build_router(world.settings, world.database, ApiKeys(["full"], ["read"]), world.registrar())
-    )  # fmt: skip
-    install_problem_handlers(app)
+    app = app_of(build_router(world.settings, world.database, KEYS, world.registrar()))
     return TestClient(app, headers={"authorization": f"Bearer {key}"})
 
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from fastapi import FastAPI
+from fastapi import APIRouter
 from fastapi.testclient import TestClient
 
 from app.db import Database
-from app.http import ApiKeys, install_problem_handlers
 from app.models import Delivery, Event, Replay
 from app.replay import queries, service
 from app.replay.routes import build_router
@@ -22,6 +21,7 @@ from app.replay.selection import DeadSelection, EventSelection, Recipient, recip
 from app.replay.service import Replays
 from app.settings import SinkSettings
 from tests.factories import NOON, event_values, insert
+from tests.rest import KEYS, asking
 
 SINKS = {
     "crm": SinkSettings(url="http://crm.invalid"),
@@ -101,21 +101,18 @@ def run(main: Any) -> Any:
     return asyncio.run(main)
 
 
-def build_app(database: Any, look_again: Callable[[], None] = lambda: None) -> FastAPI:
-    app = FastAPI()
-    app.include_router(build_router(recipients(SINKS), database, ApiKeys(["full"], ["read"]), look_again))
-    install_problem_handlers(app)
-    return app
+def routes(database: Any, look_again: Callable[[], None] = lambda: None) -> APIRouter:
+    return build_router(recipients(SINKS), database, KEYS, look_again)
 
 
 @pytest.fixture
 def client(database: Database) -> Iterator[TestClient]:
-    with TestClient(build_app(database), headers={"authorization": "Bearer full"}) as opened:
+    with asking(routes(database)) as opened:
         yield opened
 
 
 @pytest.fixture
 def refusing() -> Iterator[TestClient]:
     """Without a database, for what must be refused before one is asked."""
-    with TestClient(build_app(None), headers={"authorization": "Bearer full"}) as opened:
+    with asking(routes(None)) as opened:
         yield opened

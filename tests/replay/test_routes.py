@@ -9,7 +9,8 @@ from app.db import Database
 from app.models import ReplayState
 from app.replay import queries
 from tests.factories import NOON, make_delivery, make_event
-from tests.replay.conftest import build_app
+from tests.replay.conftest import routes
+from tests.rest import asking
 
 ID = "019ded47-d100-7c4e-9a51-3f9c2b7d1e60"
 CALLS = [
@@ -120,7 +121,7 @@ def test_what_is_no_object_is_refused(refusing, body):
 
 def test_cancelling_is_told_on_and_can_be_repeated(database):
     told = []
-    with TestClient(build_app(database, lambda: told.append(1)), headers={"authorization": "Bearer full"}) as client:
+    with asking(routes(database, lambda: told.append(1))) as client:
         path = ask(client, filter={}).headers["location"]
         assert told == [1]
 

@@ -4,17 +4,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.clock import utc_now
 from app.db import Database
 from app.dispatch import sink_states
-from app.http import ApiKeys, install_problem_handlers
 from app.operator_events import Change
 from app.settings import Settings
 from app.sinks.routes import build_router
 from tests.factories import NOON, make_delivery
+from tests.rest import KEYS, asking
 
 SETTINGS = Settings(
     webhooks={"orders": {}, "news": {}},
@@ -77,10 +76,7 @@ def herald() -> Herald:
 @pytest.fixture
 def client(database: Database, control: Control, herald: Herald) -> Iterator[TestClient]:
     database.write(lambda c: sink_states.remember_sinks(c, SETTINGS.sinks))
-    app = FastAPI()
-    app.include_router(build_router(SETTINGS, database, ApiKeys(["full"], ["read"]), control, herald))
-    install_problem_handlers(app)
-    with TestClient(app, headers={"authorization": "Bearer full"}) as opened:
+    with asking(build_router(SETTINGS, database, KEYS, control, herald)) as opened:
         yield opened
 
 

@@ -1,0 +1,27 @@
+"""Some of the REST's routes in an app of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fastapi import APIRouter, FastAPI
+from fastapi.testclient import TestClient
+
+from app.http import ApiKeys, install_problem_handlers
+
+KEYS = ApiKeys(["full"], ["read"])
+
+
+def app_of(router: APIRouter) -> FastAPI:
+    app = FastAPI()
+    app.include_router(router)
+    install_problem_handlers(app)
+    return app
+
+
+@contextmanager
+def asking(router: APIRouter) -> Iterator[TestClient]:
+    """By the key that may do all."""
+    with TestClient(app_of(router), headers={"authorization": "Bearer full"}) as client:
+        yield client
