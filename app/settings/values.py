@@ -165,8 +165,10 @@ def check_not_empty(value: SecretStr) -> SecretStr:
     return value
 
 
-Seconds = Annotated[float, AfterValidator(_finite), Field(gt=0)]
-SecondsOrNone = Annotated[float, AfterValidator(_finite), Field(ge=0)]
+# Ten years: more is a slip of the keyboard, and the sum of now and it would not fit into a date.
+TEN_YEARS_SECONDS = 315_360_000
+Seconds = Annotated[float, AfterValidator(_finite), Field(gt=0, le=TEN_YEARS_SECONDS)]
+SecondsOrNone = Annotated[float, AfterValidator(_finite), Field(ge=0, le=TEN_YEARS_SECONDS)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Networks = Annotated[tuple[str, ...], BeforeValidator(split_list), AfterValidator(check_networks)]
 Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
