@@ -58,8 +58,8 @@ def test_many_deliveries_share_their_statements(database: Database, sink: Sample
     async def scenario(server: LocalServer) -> float:
         async with Stand(database, settings(server)).running() as here:
             statements = Statements(database)
-            for start in range(0, many, 100):
-                await here.post(*(event(start + n) for n in range(100)))
+            for start in range(0, many, 500):
+                await here.post(*(event(start + n) for n in range(500)))
             await until(lambda: sink.total >= many, "all at the sink")
             await here.commits.drain()
             return sum(statements.words.values()) / many
