@@ -33,7 +33,7 @@ TOO_LARGE_HEAD = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: c
 REFUSED_SECONDS = 1.0
 DRAIN_SECONDS = 1.0  # after SIGTERM new posts still get their 503 while balancers learn of it
 # A finished statement of the database's thread waits for a busy loop no longer than this, instead of 5 ms.
-SWITCH_INTERVAL_SECONDS = 0.0002
+SWITCH_INTERVAL_SECONDS = 0.0004
 
 
 class OneWrite:
