@@ -121,8 +121,10 @@ class Unavailable(AppError):
 
     status_code, code, title = 503, "unavailable", "Try again later"
 
-    def __init__(self, detail: str, *, retry_after_seconds: int = 5) -> None:
-        super().__init__(detail, headers={"retry-after": str(retry_after_seconds)})
+    def __init__(self, detail: str, *, retry_after_seconds: int = 5, closes: bool = False) -> None:
+        """`closes` the connection: what follows on it cannot be read."""
+        headers = {"retry-after": str(retry_after_seconds)}
+        super().__init__(detail, headers=headers | ({"connection": "close"} if closes else {}))
 
 
 class MailjetUnavailable(AppError):

@@ -29,10 +29,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 In_contra = TypeVar("In_contra", contravariant=True)
 Out = TypeVar("Out")
-Entry = tuple[Any, asyncio.Future[Any] | None]  # what waits in a lane, and who waits for its result
+Entry = tuple[Any, asyncio.Future[Any] | None, float]  # what waits in a lane, who waits for its result, since when
 LINGER_SECONDS = 0.005  # what nobody waits for joins others' commits, or makes one of its own so much later
 MAX_ITEMS = 512  # a lane's items in one transaction: keeps a commit in the tens of milliseconds
-PATIENCE_SECONDS = 20.0  # a database that hangs must not hold Mailjet's connections
+PATIENCE_SECONDS = 15.0  # a database that hangs must not hold Mailjet's connections
 RETRIED_STATES = frozenset({"40001", "40P01"})  # PostgreSQL: serialization failure, deadlock
 
 
@@ -58,7 +58,7 @@ class Lane(Generic[Item, Result]):
     def submit(self, item: Item) -> asyncio.Future[Result]:
         """The item's result once it is durable. A caller that goes away does not take the write with it."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self.waiting.append((item, future))
+        self.waiting.append((item, future, time.monotonic()))
         self.is_urgent = True
         self._owner.wake()
         return future
@@ -66,7 +66,7 @@ class Lane(Generic[Item, Result]):
     def post(self, item: Item, *, is_urgent: bool = False) -> None:
         """`submit` for an item whose result only the lane's work hears of. Not urgent, it goes with what others write,
         or by itself a little later."""
-        self.waiting.append((item, None))
+        self.waiting.append((item, None, time.monotonic()))
         if is_urgent:
             self.is_urgent = True
             self._owner.wake()
@@ -76,6 +76,13 @@ class Lane(Generic[Item, Result]):
     def take(self) -> list[Entry]:
         self.is_urgent = len(self.waiting) > MAX_ITEMS
         return [self.waiting.popleft() for _ in range(min(len(self.waiting), MAX_ITEMS))]
+
+    def take_since(self, moment: float) -> list[Entry]:
+        """Those that have waited since `moment` or longer."""
+        taken: list[Entry] = []
+        while self.waiting and self.waiting[0][2] <= moment:
+            taken.append(self.waiting.popleft())
+        return taken
 
     def take_all(self) -> list[Entry]:
         return [self.waiting.popleft() for _ in range(len(self.waiting))]
@@ -91,7 +98,6 @@ class GroupCommit:
         self._lock = threading.Lock()  # of the two below and of taking from lanes: loop and database thread meet here
         self._active = False  # a turn waits for the database's thread, or runs on it
         self._in_hand: list[_Group] = []
-        self._turn_began = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watcher: asyncio.TimerHandle | None = None
         self._alarm: asyncio.TimerHandle | None = None  # of what nobody waits for
@@ -108,7 +114,6 @@ class GroupCommit:
             if self._active:
                 return
             self._active = True
-            self._turn_began = time.monotonic()
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         self._idle.clear()
@@ -118,9 +123,9 @@ class GroupCommit:
 
     def wake_later(self) -> None:
         """On the event loop: something waits in a lane, and nobody for it."""
+        self._idle.clear()
         if self._active or self._alarm is not None:
             return  # the turn takes it along, or `_rest` sees it
-        self._idle.clear()
         self._alarm = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._alarm_rang)
 
     def _alarm_rang(self) -> None:
@@ -130,6 +135,7 @@ class GroupCommit:
     async def drain(self) -> None:
         """Wait until nothing waits any more."""
         while self._active or any(lane.waiting for lane in self._lanes):
+            self._idle.clear()
             await self._idle.wait()
 
     # --- on the database's thread ---
@@ -143,9 +149,9 @@ class GroupCommit:
             self._on_loop(self._tell, self._commit(groups))
         with self._lock:
             self._in_hand = []
-            self._active = any(lane.is_urgent for lane in self._lanes)
-            self._turn_began = time.monotonic()
-        if self._active:
+            # Asked of the variable below: as soon as the lock is free, the loop may ask for a turn of its own.
+            again = self._active = any(lane.is_urgent for lane in self._lanes)
+        if again:
             self._ask_for_turn()
         else:
             self._on_loop(self._rest)
@@ -231,14 +237,14 @@ class GroupCommit:
         with self._lock:
             if not self._active:
                 return
-            left = self._turn_began + self._patience - time.monotonic()
-            if left > 0:
-                self._watch(left)
-                return
-            groups, self._in_hand = self._in_hand, []
-            rest = [_Group(lane, lane.take_all()) for lane in self._lanes if lane.waiting]
+            late = time.monotonic() - self._patience
+            groups = [group for group in self._in_hand if group.waiting[0][2] <= late]
+            self._in_hand = [group for group in self._in_hand if group not in groups]
+            rest = [_Group(lane, taken) for lane in self._lanes if (taken := lane.take_since(late))]
+            waiting = [group.waiting[0][2] for group in self._in_hand]
+            waiting += [lane.waiting[0][2] for lane in self._lanes if lane.waiting]
         self._lose_patience(groups, rest)
-        self._watch(1.0)
+        self._watch(max(min(waiting, default=late + self._patience) - late, 0.05))
 
     def _lose_patience(self, groups: list[_Group], rest: list[_Group]) -> None:
         """What the database has in hand may still be written; the rest is not."""
@@ -258,7 +264,7 @@ class _Group:
     def __init__(self, lane: Lane[Any, Any], waiting: list[Entry]) -> None:
         self.lane = lane
         self.waiting = waiting
-        self.items = [item for item, _ in waiting]
+        self.items = [item for item, _, _ in waiting]
 
     def singles(self) -> list[_Group]:
         return [_Group(self.lane, [entry]) for entry in self.waiting]
@@ -268,7 +274,7 @@ class _Group:
             self.lane.work.committed(self.items, results)
         except Exception:
             log.exception("commit.hook_failed")  # it is durable: the callers hear so
-        for (_, future), result in zip(self.waiting, results, strict=True):
+        for (_, future, _), result in zip(self.waiting, results, strict=True):
             if future is not None and not future.done():
                 future.set_result(result)
 
@@ -280,7 +286,7 @@ class _Group:
         self.tell(error)
 
     def tell(self, error: Exception) -> None:
-        for _, future in self.waiting:
+        for _, future, _ in self.waiting:
             if future is not None and not future.done():
                 future.set_exception(error)
                 future.exception()  # a caller that hung up never asks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import socket
 import sys
@@ -10,12 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, cast
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app import __version__
 from app.db import Database
@@ -24,85 +21,14 @@ from app.main import Service, create_app, make_registrar
 from app.migrate import migrate
 from app.registration.service import Registrar
 from app.settings import Settings
+from app.wire import BoundedProtocol
 
 log = structlog.get_logger(__name__)
 
 DATABASE_PATIENCE_SECONDS = 60  # a PostgreSQL that starts together with us is not a fault yet
-MAX_HEAD_BYTES = 64 * 1024
-TOO_LARGE_HEAD = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-REFUSED_SECONDS = 1.0
 DRAIN_SECONDS = 1.0  # after SIGTERM new posts still get their 503 while balancers learn of it
 # A finished statement of the database's thread waits for a busy loop no longer than this, instead of 5 ms.
 SWITCH_INTERVAL_SECONDS = 0.0004
-
-
-class OneWrite:
-    """A transport that writes at the end of the loop's round: uvicorn hands over head and body of an answer one by one,
-    and each would be a system call and a packet of its own. Everything else goes to the transport it stands for."""
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._parts: list[bytes] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        if not self._parts:
-            self._loop.call_soon(self._flush)
-        self._parts.append(data)
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def get_write_buffer_size(self) -> int:
-        return self._transport.get_write_buffer_size() + sum(map(len, self._parts))
-
-    def _flush(self) -> None:
-        if self._parts:
-            data = b"".join(self._parts)
-            self._parts.clear()
-            if not self._transport.is_closing():
-                self._transport.write(data)
-
-
-class BoundedHead(HttpToolsProtocol):
-    """uvicorn's protocol, which by itself takes request heads of any size from anybody.
-
-    What comes before a head's end is counted by what arrives; the piece that ends one may hold part of a body too, and
-    is not counted.
-    """
-
-    _in_head = True
-    _ended = False
-    _head_bytes = 0
-    _refused = False
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast("asyncio.Transport", OneWrite(transport, self.loop)))
-
-    def data_received(self, data: bytes) -> None:
-        if self._refused:
-            return
-        self._ended = False
-        super().data_received(data)
-        if self._in_head and not self._ended:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self._refused = True
-                self.transport.write(TOO_LARGE_HEAD)
-                # Closed at once, with more on its way, the caller would see a reset and not the answer.
-                self.loop.call_later(REFUSED_SECONDS, self.transport.close)
-
-    def on_headers_complete(self) -> None:
-        self._in_head, self._ended, self._head_bytes = False, True, 0
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._in_head = self._ended = True
-        super().on_message_complete()
 
 
 class GracefulServer(uvicorn.Server):
@@ -150,8 +76,9 @@ def serve(settings: Settings) -> int:
 
 def run(app: FastAPI, settings: Settings) -> int:
     config = uvicorn.Config(
-        app, host=settings.host, port=settings.port, loop="auto", http=BoundedHead, access_log=False, log_config=None,
-        server_header=False, proxy_headers=False, timeout_graceful_shutdown=20, timeout_keep_alive=75, lifespan="on",
+        app, host=settings.host, port=settings.port, loop="auto", http=BoundedProtocol, access_log=False,
+        log_config=None, server_header=False, proxy_headers=False, timeout_graceful_shutdown=20, timeout_keep_alive=75,
+        lifespan="on",
     )  # fmt: skip
     server = GracefulServer(config, app.state.service)
     log.info(

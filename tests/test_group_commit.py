@@ -361,3 +361,17 @@ def test_what_nobody_waits_for_is_written_all_the_same(numbers: Database) -> Non
     run(scenario())
     assert stored(numbers) == [0, 1, 2, 3, 4, 5]
     assert work.told_failed == [-1]
+
+
+def test_draining_ends_whatever_alarm_is_set(numbers: Database) -> None:
+    async def scenario() -> None:
+        commits = GroupCommit(numbers)
+        lane = commits.lane(Numbers())
+        for n in range(0, 30, 3):
+            lane.post(n)
+            await lane.submit(n + 1)  # takes the other along; its alarm is still to ring
+            lane.post(n + 2)
+            await commits.drain()
+
+    run(scenario())
+    assert stored(numbers) == list(range(30))

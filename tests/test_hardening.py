@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,3 +153,72 @@ def _until_answered(connection: socket.socket, more: bytes) -> bytes:
             connection.sendall(more)
             connection.setblocking(False)
     raise AssertionError("never answered")
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[int]:
+    environment = {"JETHOOK_WEBHOOKS__ORDERS__PASSWORDS": "pw", "JETHOOK_API_KEYS": "full"}
+    with ServiceProcess(tmp_path, f"sqlite:///{tmp_path / 'test.db'}", environment) as service:
+        yield service.port
+
+
+POST = b"POST /webhooks/orders HTTP/1.1\r\nHost: x\r\nAuthorization: Basic amV0aG9vazpwdw==\r\n"
+
+
+def test_a_body_behind_a_request_for_an_upgrade_is_not_taken_for_an_empty_one(port: int):
+    head = POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(EVENT)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(head + EVENT)
+        answer = _all_of(connection)
+
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"connection: close" in answer
+    assert answer.count(b"HTTP/1.1 ") == 1  # the body was not read as a request
+
+
+def test_a_proxy_that_names_an_upgrade_and_asks_for_none_does_no_harm(port: int):
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(
+            POST + b"Connection: close\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(EVENT) + EVENT
+        )
+        answer = _all_of(connection)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b'"stored":1' in answer
+
+
+def test_requests_without_end_on_one_connection_are_cut_off(port: int):
+    request = b"POST /webhooks/x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(request * 5000)
+        answer = _all_of(connection)
+
+    assert answer.count(b"HTTP/1.1 ") < 500
+
+
+def test_trailers_without_end_are_cut_off(port: int):
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n")
+        assert _is_cut_off(connection, b"x-more: " + b"a" * 8000 + b"\r\n")
+
+
+def _is_cut_off(connection: socket.socket, more: bytes) -> bool:
+    """Sends the same for as long as it is taken, ten seconds at the most."""
+    give_up = time.monotonic() + 10
+    try:
+        while time.monotonic() < give_up:
+            connection.sendall(more)
+    except ConnectionError:
+        return True
+    return False
+
+
+def _all_of(connection: socket.socket) -> bytes:
+    """What comes until the other side closes or is silent for a second."""
+    connection.settimeout(1)
+    answer = b""
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        while more := connection.recv(65536):
+            answer += more
+    return answer

@@ -76,9 +76,6 @@ class Outbox(Protocol):
 
     def look_again(self) -> None: ...
 
-    def look_after_commit(self) -> None:
-        """What is about to be written may be claimed then."""
-
 
 class SinkRunner:
     """Takes jobs, sends parcels. Every job it is given is let go of exactly once, when its result is recorded."""
@@ -140,7 +137,6 @@ class SinkRunner:
         if not self._sending or self._paused or not self.is_closed:
             return False
         if self.is_ordered:
-            self._outbox.look_after_commit()
             return False
         if self._held[Priority.FIRST] >= self._held_limit:
             return False

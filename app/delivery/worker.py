@@ -56,11 +56,11 @@ class Relay:
         self._batches: Lane[BatchNote, None] = commits.lane(_Batches())
         # In the lane and not beside it: two transactions of ours over the same rows could lock each other out.
         self._renewals: Lane[Renewal, None] = commits.lane(_Renewals())
-        self._news: Lane[None, None] = commits.lane(_News())
         self.metrics = metrics
         self.herald = herald
         self.address_rules = address_rules
         self.runners = {name: SinkRunner(name, sink, self) for name, sink in sinks.items()}
+        self._has_order = any(runner.is_ordered for runner in self.runners.values())
         self._wake = asyncio.Event()
         self._wake_at = NEVER
         self._tasks: list[asyncio.Task[None]] = []
@@ -78,6 +78,10 @@ class Relay:
 
     def accept(self, job: Job) -> None:
         self.runners[job.sink].accept(job)
+
+    def committed(self) -> None:
+        if self._has_order:
+            self.look_again()
 
     def release(self, sink: str) -> None:
         self.runners[sink].release()
@@ -121,10 +125,6 @@ class Relay:
 
     def look_again(self) -> None:
         self.wake_at(EPOCH)
-
-    def look_after_commit(self) -> None:
-        if not self._news.waiting:  # whoever asks next, before they are taken, means the same transaction
-            self._news.submit(None).add_done_callback(lambda _: self.look_again())
 
     # --- Outbox ---
 
@@ -371,17 +371,6 @@ class _Batches:
     def committed(self, items: Sequence[BatchNote], results: Sequence[None]) -> None: ...
 
     def failed(self, items: Sequence[BatchNote]) -> None: ...
-
-
-class _News:
-    """The lane of those who want to hear of the next commit; it writes nothing."""
-
-    def execute(self, connection: Connection, items: Sequence[None]) -> list[None]:
-        return [None] * len(items)
-
-    def committed(self, items: Sequence[None], results: Sequence[None]) -> None: ...
-
-    def failed(self, items: Sequence[None]) -> None: ...
 
 
 async def _until_done(attempt: Callable[[], Awaitable[object]]) -> None:

@@ -51,6 +51,10 @@ class Handover(Protocol):
 
     def release(self, sink: str) -> None: ...
 
+    def committed(self) -> None:
+        """New events are in the table, and with them deliveries that nobody has reserved: one with a place in an order
+        is claimed when its turn comes."""
+
 
 class NoWorker:
     """Stands where this process delivers nothing: every delivery is due in the table, for whoever does."""
@@ -68,6 +72,8 @@ class NoWorker:
 
     def release(self, sink: str) -> None:
         raise AssertionError("nothing was reserved")
+
+    def committed(self) -> None: ...
 
 
 def fan_out(

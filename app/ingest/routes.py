@@ -129,14 +129,22 @@ class Receiver:
             self._metrics.request_answered(known, code, time.perf_counter() - started)
 
     async def _accept(self, webhook: str, scope: Scope, receive: Receive) -> Accepted:
-        authorization, length = _headers_of(scope)
+        authorization, length, upgrades = _headers_of(scope)
         self._admit(webhook, authorization)
+        if upgrades:  # then the server leaves the body unread
+            raise Unavailable("post it without asking for an upgrade", closes=True)
         if self._stopping():
             raise Unavailable("the service is stopping", retry_after_seconds=2)
         body = await self._read(receive, length)
         now = now_micros()
         try:
             accepted = await self._ingest.accept(webhook, body, now_micros=now)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not self._stopping():
+                raise
+            task.uncancel()  # the server ends and waits no longer
+            raise Unavailable("the service is stopping", retry_after_seconds=2) from None
         except TimeoutError:
             raise Unavailable("the database did not commit in time; see JETHOOK_DATABASE_URL") from None
         except Unavailable:
@@ -210,6 +218,8 @@ class Receiver:
                 break
         if max(size, length or 0) > self._max_body_bytes:
             raise BodyTooLarge(f"a callback body holds at most {self._max_body_bytes} bytes (JETHOOK_MAX_BODY_BYTES)")
+        if length is not None and size != length:
+            raise Unavailable("the body did not come whole", closes=True)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _count(self, webhook: str, accepted: Accepted, now: float) -> None:
@@ -221,16 +231,20 @@ class Receiver:
             log.warning("ingest.quarantined", webhook=webhook, elements=accepted.quarantined)
 
 
-def _headers_of(scope: Scope) -> tuple[bytes | None, int | None]:
+def _headers_of(scope: Scope) -> tuple[bytes | None, int | None, bool]:
+    """(authorization, content-length, does it ask for another protocol?)"""
     authorization: bytes | None = None
     length: int | None = None
+    asks = 0  # of the two headers that make a request for another protocol
     for name, value in scope["headers"]:
         if name == b"authorization":
             # Two of them: a proxy before us may have judged the other one.
             authorization = value if authorization is None else b""
         elif name == b"content-length" and value.isdigit():
             length = int(value[:20])
-    return authorization, length
+        elif name == b"upgrade" or (name == b"connection" and b"upgrade" in value.lower()):
+            asks |= 1 if name == b"upgrade" else 2
+    return authorization, length, asks == 3
 
 
 def _body_of(accepted: Accepted) -> bytes:

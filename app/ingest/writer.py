@@ -62,6 +62,7 @@ class PostWriter:
                         self._worker.accept(job)
                     else:
                         self._worker.release(job.sink)
+        self._worker.committed()
 
     def failed(self, items: Sequence[Post]) -> None:
         for post in items:

@@ -1,0 +1,129 @@
+"""HTTP on the wire: uvicorn's protocol with the bounds it lacks, since anybody may connect.
+
+By itself it takes heads and trailers of any size, keeps every pipelined request it is sent, waits for a head for ever,
+and leaves the body of a request that asks for an upgrade on the wire, to be read as the next request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 64 * 1024  # in pieces that neither end a head nor bring a body: heads, trailers, sizes of chunks
+MAX_PIPELINED = 64  # requests that wait for the answers before theirs
+HEAD_SECONDS = 30.0  # for the first head of a connection, and for one that came in part
+REFUSED_SECONDS = 1.0  # then the connection is closed; at once, the caller would see a reset and not the answer
+MAX_GATHERED_BYTES = 64 * 1024
+TOO_LARGE_HEAD = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class OneWrite:
+    """A transport that writes at the end of the loop's round: uvicorn hands over head and body of an answer one by one,
+    and each would be a system call and a packet of its own. Everything else goes to the transport it stands for."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > MAX_GATHERED_BYTES:
+            self._flush()  # a long answer is held back by the transport, and for that the transport must know of it
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size() + self._size
+
+    def _flush(self) -> None:
+        if self._parts:
+            data = b"".join(self._parts)
+            self._parts.clear()
+            self._size = 0
+            if not self._transport.is_closing():
+                self._transport.write(data)
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, one for each connection.
+
+    A piece counts against the bound if it brought nothing on: it ended no head and no message, and held no body.
+    """
+
+    _progress = False
+    _idle_bytes = 0
+    _refused = False
+    _is_open_head = True
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast("asyncio.Transport", OneWrite(transport, self.loop)))
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_came()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._progress = False
+        super().data_received(data)
+        if self._progress:
+            self._idle_bytes = 0
+        else:
+            self._idle_bytes += len(data)
+            if self._idle_bytes > MAX_HEAD_BYTES:
+                self._refuse()
+        if self._is_open_head and self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+
+    def on_message_begin(self) -> None:
+        self._is_open_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._progress = True
+        self._is_open_head = False
+        self._head_came()
+        super().on_headers_complete()
+        if len(self.pipeline) > MAX_PIPELINED:
+            raise ValueError("too many requests at once")  # the parser stops here: 400, and the connection is closed
+
+    def on_body(self, body: bytes) -> None:
+        self._progress = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._progress = True
+        super().on_message_complete()
+
+    def _head_came(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _refuse(self) -> None:
+        self._refused = True
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:  # else it would stand in the middle of an answer
+            self.transport.write(TOO_LARGE_HEAD)
+        self.loop.call_later(REFUSED_SECONDS, self.transport.close)
