@@ -25,6 +25,9 @@ class Decision:
     reason: str | None = None
 
 
+DELIVERED = Decision(DeliveryState.DELIVERED)
+
+
 def decide(
     outcome: AttemptOutcome,
     status: int | None,
@@ -47,7 +50,7 @@ def decide(
     """
     no_more = "the sink asked for no more (webhook-delivery: disable)" if wish == "disable" else None
     if outcome is AttemptOutcome.SUCCESS:
-        return Decision(DeliveryState.DELIVERED, pause_sink=no_more is not None, reason=no_more)
+        return DELIVERED if no_more is None else Decision(DeliveryState.DELIVERED, pause_sink=True, reason=no_more)
     if status == 410 or no_more is not None:
         reason = "the sink answered 410" if status == 410 else no_more
         return Decision(DeliveryState.PENDING, retry_in_seconds=0.0, pause_sink=True, counts=False, reason=reason)

@@ -13,10 +13,10 @@ import socket
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
+from typing import NamedTuple
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -40,8 +40,7 @@ OUR_HEADERS = frozenset({"content-type", "user-agent", "idempotency-key", "conte
 OUR_PREFIXES = ("webhook-", "x-jethook-")
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptResult:
+class AttemptResult(NamedTuple):
     """What one try brought. `retry_after` in seconds, `wish` the answer's `webhook-delivery` header."""
 
     outcome: AttemptOutcome

@@ -86,9 +86,12 @@ def _quick(body: bytes) -> MailjetEvent | None:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
-    if not _PLAIN.issuperset(map(type, value.values())) or _fault_of(value) is not None:
+    event, time = value.get("event"), value.get("time")
+    if type(event) is not str or not event or type(time) is not int or not 0 <= time <= LATEST_TIME:
         return None
-    return MailjetEvent(value["event"], _time_of(value["time"]) or 0, value, body.decode())
+    if not _PLAIN.issuperset(map(type, value.values())):
+        return None
+    return MailjetEvent(event, time, value, body.decode())
 
 
 def decode(raw: str) -> Any:
