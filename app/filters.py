@@ -87,8 +87,15 @@ def _domain(text: str) -> str:
     return _stored(text).lower()
 
 
+def _type(text: str) -> str:
+    if "," in text:
+        raise PydanticCustomError("one_type", "is one type; repeat the parameter for each")
+    return _stored(text)
+
+
 Several = Field(max_length=MAX_VALUES)
 Texts = Annotated[list[Annotated[str, AfterValidator(_stored)]], Several]
+Types = Annotated[list[Annotated[str, AfterValidator(_type)]], Several]
 Emails = Annotated[list[Annotated[str, AfterValidator(_email)]], Several]
 Domains = Annotated[list[Annotated[str, AfterValidator(_domain)]], Several]
 Moments = Annotated[list[Annotated[datetime, BeforeValidator(parse_moment)]], Several]
@@ -124,7 +131,7 @@ class EventFilters(Filters):
     """Which events. A repeated parameter means any of its values."""
 
     webhook: Texts = Field([], description="name of the webhook; `jethook` for operator events", examples=[["orders"]])
-    type: Texts = Field(
+    type: Types = Field(
         [],
         description="Mailjet's word: sent, open, click, bounce, spam, blocked, unsub; or an operator event's type."
         " Operator events are found only by their type or webhook",
@@ -164,7 +171,7 @@ class DeliveryQuery(Paging):
     state: Annotated[list[DeliveryState], Several] = Field([], description="where it stands")
     event_id: Texts = Field([], description="id of the event")
     webhook: Texts = Field([], description="name of the webhook", examples=[["orders"]])
-    type: Texts = Field([], description="Mailjet's word for the event", examples=[["bounce"]])
+    type: Types = Field([], description="Mailjet's word for the event", examples=[["bounce"]])
     after: Moments = Field([], description="created at that time or later (RFC 3339)")
     before: Moments = Field([], description="created before that time (RFC 3339)")
 

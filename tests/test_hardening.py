@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import sqlite3
 import stat
@@ -201,6 +202,16 @@ def test_trailers_without_end_are_cut_off(port: int):
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n")
         assert _is_cut_off(connection, b"x-more: " + b"a" * 8000 + b"\r\n")
+
+
+def test_what_is_no_http_gets_the_one_shape_of_errors(port: int):
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"GARBAGE\r\n\r\n")
+        head, _, body = _all_of(connection).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/problem+json" in head
+    assert json.loads(body)["code"] == "bad_request"
 
 
 def _is_cut_off(connection: socket.socket, more: bytes) -> bool:

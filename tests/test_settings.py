@@ -451,3 +451,7 @@ def test_every_setting_is_in_the_reference_and_described():
         "MJ_APIKEY_PUBLIC",
         "MJ_APIKEY_PRIVATE",
     }
+
+
+def test_a_sink_whose_url_is_blank_is_missed():
+    assert faults_of({"JETHOOK_SINKS__CRM__URL": " "}) == ["JETHOOK_SINKS__CRM__URL: is required"]

@@ -194,6 +194,8 @@ class SinkRunner:
     def open(self) -> None:
         count = self._outbox.metrics.connection_counter(self.name)
         self._sender = SinkSender(self.sink, self._outbox.address_rules, count)
+        circuit = self._outbox.metrics.sink_circuit_state.labels(self.name)
+        circuit.set_function(lambda: _GAUGE[self.breaker.state(self._clock())])
         self._sending = True
 
     def stop_sending(self) -> None:
@@ -610,9 +612,6 @@ class SinkRunner:
     def snapshot(self) -> dict[str, Any]:
         return {"breaker": self.breaker.state(self._clock()).value, "paused": self._paused}
 
-    def write_gauges(self) -> None:
-        self._outbox.metrics.sink_circuit_state.labels(self.name).set(_GAUGE[self.breaker.state(self._clock())])
-
 
 def _mail_in(parcel: Parcel) -> list[Job]:
     """The deliveries of Mailjet's events."""
@@ -627,7 +626,7 @@ def _completion(
     wait = int((decision.retry_in_seconds or 0) * 1_000_000)
     # Cleaned whoever wrote it: a text that a database refuses would be offered to it for ever.
     told = clean(result.error)
-    error = told if decision.reason is None else f"{told}; {decision.reason}"
+    error = _sentence(told, decision.reason)
     return Completion(
         event_id=job.event_id, sink=job.sink, lease_token=lease_token, state=decision.state,
         priority=job.priority if job.priority == Priority.REPLAY else Priority.RETRY,
@@ -639,6 +638,13 @@ def _completion(
             result.duration_ms, result.response_excerpt, job.replay,
         ),
     )  # fmt: skip
+
+
+def _sentence(told: str | None, reason: str | None) -> str | None:
+    """What happened and what came of it; where the second says the first again, it is enough."""
+    if reason is None or told is None or reason.startswith(told):
+        return reason or told
+    return f"{told}; {reason}"
 
 
 @lru_cache(maxsize=256)

@@ -35,9 +35,6 @@ MAX_ANSWER_BYTES = 64 * 1024  # read, then the connection is closed and the stat
 KEPT_ANSWER_CHARS = 4096
 MAX_ERROR_CHARS = 300
 REUSE_SECONDS = 1.0  # a connection that was closed before we reused it shows that within a round trip
-# What a configured header may not say: our words, and how the request is framed.
-OUR_HEADERS = frozenset({"content-type", "user-agent", "idempotency-key", "content-length", "transfer-encoding"})
-OUR_PREFIXES = ("webhook-", "x-jethook-")
 
 
 class AttemptResult(NamedTuple):
@@ -170,10 +167,7 @@ class SinkSender:
 def _address(url: str, configured: Mapping[str, str]) -> tuple[URL | str, dict[str, str]]:
     """(URL without credentials, the headers to add to ours). A configured `Authorization` goes before the URL's user
     and password. Header names are compared without regard to case, so that none is sent twice."""
-    headers = {
-        name: value for name, value in configured.items()
-        if name.lower() not in OUR_HEADERS and not name.lower().startswith(OUR_PREFIXES)
-    }  # fmt: skip
+    headers = dict(configured)
     try:
         parsed = URL(url)
     except ValueError:

@@ -83,6 +83,13 @@ class Relay:
         if self._has_order:
             self.look_again()
 
+    def paused_sinks(self, connection: Connection) -> dict[str, str | None]:
+        return sink_states.paused_sinks(connection)
+
+    def follow(self, paused: Mapping[str, str | None]) -> None:
+        for name in paused.keys() & self.runners.keys():
+            self.runners[name].follow(paused=True, reason=paused[name])
+
     def release(self, sink: str) -> None:
         self.runners[sink].release()
 
@@ -278,7 +285,6 @@ class Relay:
             self.metrics.deliveries.labels(sink, "pending").set(pending)
             self.metrics.deliveries.labels(sink, "dead").set(dead)
             self.metrics.oldest_overdue.labels(sink).set(overdue)
-            self.runners[sink].write_gauges()
 
     def _backlog(self, connection: Connection) -> dict[str, tuple[int, int, float]]:
         now = utc_now()

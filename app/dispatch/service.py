@@ -6,9 +6,11 @@ and nobody reads it back from the table. Where there is no room (or no worker he
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from sqlalchemy.engine import Connection
 
 from app.dispatch.matching import Target
 from app.models import DeliveryState, Priority
@@ -51,6 +53,12 @@ class Handover(Protocol):
 
     def release(self, sink: str) -> None: ...
 
+    def paused_sinks(self, connection: Connection) -> dict[str, str | None]:
+        """Paused sinks -> the reason, as the table has it; on a worker thread."""
+
+    def follow(self, paused: Mapping[str, str | None]) -> None:
+        """Another replica may have paused them just now."""
+
     def committed(self) -> None:
         """New events are in the table, and with them deliveries that nobody has reserved: one with a place in an order
         is claimed when its turn comes."""
@@ -72,6 +80,11 @@ class NoWorker:
 
     def release(self, sink: str) -> None:
         raise AssertionError("nothing was reserved")
+
+    def paused_sinks(self, connection: Connection) -> dict[str, str | None]:
+        return {}
+
+    def follow(self, paused: Mapping[str, str | None]) -> None: ...
 
     def committed(self) -> None: ...
 

@@ -5,7 +5,7 @@ Runs as a lane of `app.group_commit`: all posts that wait are written with a few
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,7 @@ class PostWriter:
 
     def __init__(self, worker: Handover, observe: Callable[[int], None] = lambda events: None) -> None:
         self._worker = worker
+        self._paused: Mapping[str, str | None] = {}
         self._observe = observe  # told how many events shared a transaction
 
     def execute(self, connection: Connection, items: Sequence[Post]) -> list[set[str]]:
@@ -50,10 +51,14 @@ class PostWriter:
         owners = _first_owner(items, new)
         owed = [row for event_id, post in owners.items() for row in post.deliveries.get(event_id, ())]
         insert_missing(connection, _deliveries, DELIVERY_COLUMNS, owed)
+        if connection.dialect.name != "sqlite" and any(post.jobs for post in items):
+            self._paused = self._worker.paused_sinks(connection)  # a pause on another replica holds for these too
         insert_missing(connection, _quarantine, QUARANTINE_COLUMNS, [row for post in items for row in post.quarantined])
         return [{event_id for event_id in post.events if owners.get(event_id) is post} for post in items]
 
     def committed(self, items: Sequence[Post], results: Sequence[set[str]]) -> None:
+        paused, self._paused = self._paused, {}
+        self._worker.follow(paused)
         self._observe(sum(len(post.events) for post in items))
         for post, new in zip(items, results, strict=True):
             for event_id, jobs in post.jobs.items():

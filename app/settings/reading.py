@@ -27,6 +27,8 @@ def load_settings(environ: Mapping[str, str] | None = None, *, env_file: Path | 
     tree: dict[str, Any] = {}
     variables: dict[tuple[str, ...], str] = {}  # place in the tree -> the variable that filled it
     merged = _merged(_dotenv(env_file, faults), os.environ if environ is None else environ)
+    for name in _sinks_of_blank_urls(merged):
+        tree.setdefault("sinks", {})[name] = {}  # so that it is missed, and not the whole sink gone without a word
     for path, value, variable in _assignments(merged, faults):
         if path in variables and variable.startswith("MJ_"):
             continue  # JETHOOK_CONNECTIONS__DEFAULT__… wins, whichever came first
@@ -88,6 +90,13 @@ def _assignments(environ: Mapping[str, str], faults: list[str]) -> Iterator[tupl
             faults.append(f"{name}: {_twin(name)} is set too; set one of them")
         elif (text := _read_secret(name, value, faults)) is not None:
             yield path, text, name
+
+
+def _sinks_of_blank_urls(environ: Mapping[str, str]) -> Iterator[str]:
+    for variable, value in environ.items():
+        path = _path_of(variable)
+        if path is not None and path[0] == "sinks" and path[-1] == "url" and not value.strip():
+            yield path[1]
 
 
 def _path_of(name: str) -> tuple[str, ...] | None:

@@ -82,12 +82,19 @@ def check_database_url(value: SecretStr) -> SecretStr:
     return value
 
 
+# What a sink's own headers may not say: our words, and how the request is framed.
+OUR_HEADERS = frozenset({"content-type", "user-agent", "idempotency-key", "content-length", "transfer-encoding"})
+OUR_PREFIXES = ("webhook-", "x-jethook-")
+
+
 def check_header_names(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
     for name, value in headers.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise ValueError("one of the keys is no header name")  # not repeated: it may be a value gone astray
         if any(c in value.get_secret_value() for c in "\r\n\0"):
             raise ValueError(f"the value of {name!r} holds a line break")
+        if name.lower() in OUR_HEADERS or name.lower().startswith(OUR_PREFIXES):
+            raise ValueError(f"{name.lower()!r} is set by Jethook itself")
     return headers
 
 
