@@ -30,7 +30,7 @@ LATER = {"RETRY_SCHEDULE_SECONDS": "1800", "MIN_BACKOFF_SECONDS": "0"}
 SOON_CUT = {**LATER, "TIMEOUT_SECONDS": "0.3"}
 SINKS: dict[str, dict[str, str]] = {
     "flaky": {**QUICK, "TIMEOUT_SECONDS": "0.5"},
-    "signed": {"SECRETS": ",".join(SECRETS), "HEADERS": '{"x-own": "1", "webhook-id": "not-this"}'},
+    "signed": {"SECRETS": ",".join(SECRETS), "HEADERS": '{"x-own": "1"}'},
     "doomed": SHORT,
     "waiting": LATER,
     "moved": LATER,
