@@ -7,6 +7,7 @@ CALLS = [
     ("GET", "/v1/events"),
     ("GET", f"/v1/events/{ID}"),
     ("GET", f"/v1/events/{ID}/deliveries"),
+    ("GET", "/v1/messages/19421777835146490"),
     ("GET", "/v1/deliveries"),
     ("GET", f"/v1/deliveries/{ID}.crm"),
     ("GET", "/v1/quarantine"),
