@@ -7,6 +7,8 @@ from fastapi.testclient import TestClient
 
 from app.db import Database
 from app.http import ApiKeys, install_problem_handlers
+from app.query.exports import Exports
+from app.query.exports import build_router as build_export_router
 from app.query.routes import build_router
 
 Walk = Callable[..., list[dict[str, Any]]]
@@ -14,7 +16,9 @@ Walk = Callable[..., list[dict[str, Any]]]
 
 def build_app(database: Any) -> FastAPI:
     app = FastAPI()
-    app.include_router(build_router(database, ApiKeys(["full"], ["read"])))
+    keys = ApiKeys(["full"], ["read"])
+    app.include_router(build_router(database, keys))
+    app.include_router(build_export_router(Exports(database), keys))
     install_problem_handlers(app)
     return app
 
