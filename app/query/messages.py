@@ -26,6 +26,7 @@ from app.views import delivery_view, event_view
 
 MAX_EVENTS = 1000
 IDS_AT_ONCE = 1000
+_KIND = (events.c.type, events.c.outcome, events.c.permanent)
 _TALLY = (
     sa.func.count().label("count"),
     sa.func.min(events.c.occurred_at).label("first"),
@@ -59,11 +60,10 @@ class Arrival:
 def find_message(connection: Connection, asked: str, query: MessageQuery) -> dict[str, Any] | None:
     """The message whose MessageID, or else whose GUID, is `asked`; None where no event tells of one."""
     conditions = _conditions_of(connection, asked, query.webhook)
-    webhooks = _webhooks(connection, conditions)
-    if not webhooks:
+    webhooks, tallies = _tallies(connection, conditions)
+    if not tallies:
         return None
-    tallies = _tallies(connection, conditions, copied=len(webhooks) > 1)
-    arrivals = _arrivals(connection, conditions, len(webhooks))
+    arrivals = _arrivals(connection, conditions, webhooks)
     owed = _deliveries_of(connection, arrivals) if "deliveries" in query.include else None
     return {
         "message_id": _first_told(arrivals, "message_id"),
@@ -95,32 +95,32 @@ def message_conditions(name: Literal["message_id", "message_guid"], value: str, 
     return [*event_conditions(asked, events.c), Unindexed(events.c.webhook) != operator_events.WEBHOOK]
 
 
-def _webhooks(connection: Connection, conditions: list[Condition]) -> Sequence[str]:
-    return connection.execute(webhooks_statement(conditions)).scalars().all()
-
-
-def webhooks_statement(conditions: list[Condition]) -> sa.Select[Any]:
-    # Hidden from the planner, which else walks the whole index of webhooks to spare itself a small sort.
-    return sa.select(Unindexed(events.c.webhook)).where(*conditions).distinct()
-
-
 # --- counts ----------------------------------------------------------------------------------------------------------
 
 
-def tally_statement(conditions: list[Condition], *, copied: bool) -> sa.Select[Any]:
-    """Counts by what matters for counts and state. Where there may be copies, each raw text counts once."""
-    kind = (events.c.type, events.c.outcome, events.c.permanent)
-    if not copied:
-        return sa.select(*kind, *_TALLY).where(*conditions).group_by(*kind)
+def tally_statement(conditions: list[Condition]) -> sa.Select[Any]:
+    """Counts by webhook and by what matters for counts and state."""
+    # Hidden from the planner, which else walks the whole index of webhooks to spare itself a small sort.
+    kind = (Unindexed(events.c.webhook), *_KIND)
+    return sa.select(*kind, *_TALLY).where(*conditions).group_by(*kind)
+
+
+def copied_tally_statement(conditions: list[Condition]) -> sa.Select[Any]:
+    """The same where there may be copies: each raw text counts once, whatever its webhook."""
     content = sa.func.coalesce(events.c.raw, events.c.id).label("content")
-    once = sa.select(*kind, events.c.occurred_at, content).where(*conditions).distinct().subquery()
+    once = sa.select(*_KIND, events.c.occurred_at, content).where(*conditions).distinct().subquery()
     alike = (once.c.type, once.c.outcome, once.c.permanent)
     times = sa.func.min(once.c.occurred_at), sa.func.max(once.c.occurred_at)
     return sa.select(*alike, sa.func.count(), *times).group_by(*alike)
 
 
-def _tallies(connection: Connection, conditions: list[Condition], *, copied: bool) -> list[Tally]:
-    return [Tally(*row) for row in connection.execute(tally_statement(conditions, copied=copied))]
+def _tallies(connection: Connection, conditions: list[Condition]) -> tuple[int, list[Tally]]:
+    """(the number of webhooks that have stored events, what they hold)."""
+    rows = connection.execute(tally_statement(conditions)).all()
+    webhooks = len({row[0] for row in rows})
+    if webhooks > 1:
+        return webhooks, [Tally(*row) for row in connection.execute(copied_tally_statement(conditions))]
+    return webhooks, [Tally(*row[1:]) for row in rows]
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

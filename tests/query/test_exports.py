@@ -92,6 +92,15 @@ def test_what_arrives_meanwhile_makes_it_neither_miss_nor_repeat(database, order
     assert told == sorted(told, reverse=order == "desc")
 
 
+def test_operator_events_are_exported_only_when_asked_for(client, database):
+    mail = make_event(database)
+    ours = make_event(database, webhook="jethook", type="jethook.sink.opened", outcome="unknown", email=None)
+
+    told = [lines(client.get(f"/v1/exports/events{query}").content) for query in ("", "?webhook=jethook")]
+
+    assert [[line["id"] for line in part] for part in told] == [[mail["id"]], [ours["id"]]]
+
+
 def test_nothing_is_a_file_as_well(client):
     assert client.get("/v1/exports/events").content == b""
     assert client.get("/v1/exports/events?format=csv").text == ",".join(COLUMNS) + "\r\n"

@@ -188,9 +188,8 @@ def plan(database, statement: sa.Select[Any]) -> str:
 
 def statements(conditions: list[Condition]) -> dict[str, sa.Select[Any]]:
     return {
-        "webhooks": messages.webhooks_statement(conditions),
-        "tallies": messages.tally_statement(conditions, copied=False),
-        "tallies of copies": messages.tally_statement(conditions, copied=True),
+        "tallies": messages.tally_statement(conditions),
+        "tallies of copies": messages.copied_tally_statement(conditions),
         "events": messages.events_statement(conditions, 1001),
     }
 
