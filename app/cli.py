@@ -8,8 +8,11 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -191,6 +194,91 @@ def simulate(
 def _progress(report: Any) -> None:
     end = "\r" if out.is_terminal else "\n"
     out.print(f"{report.events} events in {report.posts} posts, {report.events_per_second:.0f} events/s", end=end)
+
+
+@cli.command()
+def export(
+    filters: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=VALUE]...", help="Filters of GET /v1/events, as type=bounce; repeated: any."),
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="ndjson or csv.")] = "ndjson",
+    output: Annotated[Path | None, typer.Option(help="File to write; it is there only when whole.")] = None,
+    order: Annotated[str, typer.Option(help="asc (oldest first) or desc.")] = "asc",
+    gzip: Annotated[bool, typer.Option("--gzip", help="Compress; so does a name ending in .gz.")] = False,
+    csv_safe: Annotated[bool, typer.Option("--csv-safe", help="CSV without formulas, for spreadsheets.")] = False,
+) -> None:
+    """Write stored events to standard output or a file, with what Mailjet sent."""
+    from app.transfer import files  # noqa: PLC0415
+    from app.transfer.progress import progress  # noqa: PLC0415
+
+    try:
+        asked = files.parse_filters(filters or [], format=form, order=order, csv_safe=csv_safe)
+    except files.BadFilters as fault:
+        _usage("\n".join(fault.faults))
+    packed = gzip or (output is not None and output.suffix == ".gz")
+    try:
+        with _database(_settings()) as database, files.whole_file(output) as file, progress(err, "export") as tell:
+            count = files.export_events(
+                database, asked, file, gzip=packed, on_progress=lambda n: tell(f"{n} events", n)
+            )
+    except BrokenPipeError:  # who read it has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        raise typer.Exit(1) from None
+    except OSError as fault:
+        err.print(f"cannot write the export: {fault.strerror}")
+        raise typer.Exit(1) from None
+    err.print(f"{count} events")
+
+
+@cli.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="NDJSON as exported, also gzip; -: standard input.")],
+    deliver: Annotated[
+        bool, typer.Option("--deliver", help="Deliver what is new to the sinks as well; without it nothing is owed.")
+    ] = False,
+) -> None:
+    """Store exported events again; those that are there already stay as they are."""
+    from app.clock import now_micros  # noqa: PLC0415
+    from app.dispatch.matching import Matcher  # noqa: PLC0415
+    from app.transfer.progress import progress  # noqa: PLC0415
+    from app.transfer.service import Importer, opened  # noqa: PLC0415
+
+    if str(file) != "-" and (file.is_dir() or not os.access(file, os.R_OK)):
+        _usage(f"{file}: there is no such file, or it cannot be read")
+    settings = _settings()
+    matcher = Matcher(settings.sinks) if deliver else None
+    with _database(settings) as database, opened(file) as (source, size), progress(err, "import", size) as tell:
+        importer = Importer(
+            database,
+            matcher=matcher,
+            on_fault=lambda number, text: err.print(f"line {number}: {text}"),
+            on_progress=lambda report: tell(f"{report.lines} lines", source.tell() if size else 0),
+        )
+        report = importer.run(source, now_micros=now_micros())
+    out.print(
+        f"{report.lines} lines: {report.stored} stored, {report.duplicates} there already, {report.faults} faults;"
+        f" {report.deliveries} deliveries owed"
+    )
+    raise typer.Exit(1 if report.faults else 0)
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[Any]:
+    """The migrated database of one command. A database that goes away is a sentence: raises DatabaseFault."""
+    from app.db import Database, is_outage  # noqa: PLC0415
+    from app.migrate import migrate as migrate_database  # noqa: PLC0415
+
+    database = Database(settings.database_url.get_secret_value())
+    try:
+        migrate_database(database)
+        yield database
+    except Exception as error:
+        if isinstance(error, DatabaseFault) or not is_outage(error):
+            raise
+        raise DatabaseFault(f"JETHOOK_DATABASE_URL: the database does not answer ({type(error).__name__})") from None
+    finally:
+        database.close()
 
 
 @cli.command()

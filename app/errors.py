@@ -72,6 +72,10 @@ class EventNotFound(NotFound):
     code, title = "event_not_found", "No such event"
 
 
+class MessageNotFound(NotFound):
+    code, title = "message_not_found", "No such message"
+
+
 class DeliveryNotFound(NotFound):
     code, title = "delivery_not_found", "No such delivery"
 

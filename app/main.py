@@ -32,6 +32,7 @@ from app.maintenance.leader import Leadership
 from app.metrics import Metrics
 from app.migrate import migrate
 from app.operator_events import NOBODY, Herald
+from app.query import exports as export_routes
 from app.query import routes as query_routes
 from app.registration import routes as registration_routes
 from app.registration.service import Registrar, mailjet_clients, pause
@@ -81,6 +82,7 @@ class Service:
             observe=self.metrics.commit_items.observe, herald=herald,
         )  # fmt: skip
         self.registrar = make_registrar(settings, self.database, self.metrics, herald)
+        self.exports = export_routes.Exports(self.database, stopping=lambda: self.stopping)
         self._background: list[asyncio.Task[None]] = []
         self._background_stop = asyncio.Event()
         self.receiver = Receiver(
@@ -146,6 +148,7 @@ class Service:
         if self.alerts is not None:  # after all who tell it something
             await self.alerts.stop()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.to_thread(self.exports.close)
         await asyncio.to_thread(self.database.close)
 
 
@@ -209,6 +212,7 @@ def create_app(settings: Settings) -> FastAPI:
     keys = service.keys
     rest = APIRouter()
     rest.include_router(query_routes.build_router(service.database, keys))
+    rest.include_router(export_routes.build_router(service.exports, keys))
     rest.include_router(delivery_routes.build_router(service.database, keys, service.look_again))
     rest.include_router(quarantine.build_router(service.database, keys, service.ingest))
     rest.include_router(sink_routes.build_router(settings, service.database, keys, service.relay, service.herald))

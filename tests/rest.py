@@ -13,15 +13,16 @@ from app.http import ApiKeys, install_problem_handlers
 KEYS = ApiKeys(["full"], ["read"])
 
 
-def app_of(router: APIRouter) -> FastAPI:
+def app_of(*routers: APIRouter) -> FastAPI:
     app = FastAPI()
-    app.include_router(router)
+    for router in routers:
+        app.include_router(router)
     install_problem_handlers(app)
     return app
 
 
 @contextmanager
-def asking(router: APIRouter) -> Iterator[TestClient]:
+def asking(*routers: APIRouter) -> Iterator[TestClient]:
     """By the key that may do all."""
-    with TestClient(app_of(router), headers={"authorization": "Bearer full"}) as client:
+    with TestClient(app_of(*routers), headers={"authorization": "Bearer full"}) as client:
         yield client

@@ -100,6 +100,37 @@ def decode(raw: str) -> Any:
     return value
 
 
+def parse_members(text: str) -> dict[str, tuple[Any, str]]:
+    """The members of a JSON object, each value with its exact text; of a repeated name the last. Raises
+    MalformedPayload."""
+    at = _skip(text, 0)
+    if text[at : at + 1] != "{":
+        raise MalformedPayload("not an object")
+    members: dict[str, tuple[Any, str]] = {}
+    at, mark = _skip(text, at + 1), ","
+    if text[at : at + 1] == "}":
+        at, mark = at + 1, "}"
+    while mark == ",":
+        name, at = _member_name(text, at)
+        value, end = _scan(text, at)
+        members[name] = value, text[at:end]
+        at = _skip(text, end)
+        mark, at = text[at : at + 1], _skip(text, at + 1)
+    if mark != "}":
+        raise MalformedPayload(f"not JSON: ',' or '}}' expected at character {at}")
+    _expect_end(text, at)
+    return members
+
+
+def _member_name(text: str, at: int) -> tuple[str, int]:
+    """(name, where its value starts)."""
+    name, end = _scan(text, at)
+    colon = _skip(text, end)
+    if not isinstance(name, str) or text[colon : colon + 1] != ":":
+        raise MalformedPayload(f"not JSON: a name and ':' expected at character {at}")
+    return name, _skip(text, colon + 1)
+
+
 def depth_of(value: Any) -> int:
     """How deep arrays and objects nest; a scalar is 0. Without recursion, so any depth can be measured."""
     deepest, waiting = 0, [(value, 1)]

@@ -13,11 +13,12 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from app.clock import to_micros
 from app.db import Database
-from app.errors import DeliveryNotFound, EventNotFound, QuarantineNotFound
+from app.errors import DeliveryNotFound, EventNotFound, MessageNotFound, QuarantineNotFound
 from app.filters import DeliveryQuery, EventQuery, Paging, QuarantineQuery
 from app.http import PROBLEM_RESPONSES, ApiKeys, problem_responses
 from app.query import queries
 from app.query.cursor import Position, decode_cursor, encode_cursor, scope_of
+from app.query.messages import MAX_EVENTS, MessageQuery, find_message
 from app.query.queries import Page, Row
 from app.query.shapes import (
     DeliveryDetailList,
@@ -25,6 +26,7 @@ from app.query.shapes import (
     DeliveryList,
     EventList,
     EventModel,
+    MessageModel,
     QuarantineList,
     QuarantineModel,
     quarantine_view,
@@ -32,6 +34,7 @@ from app.query.shapes import (
 from app.views import EVENT_ID, EVENT_ID_PATTERN, delivery_view, dump, event_view, parse_delivery_id
 
 EventId = Annotated[str, Path(description="id of the event", examples=[EVENT_ID])]
+MessageId = Annotated[str, Path(description="Mailjet's MessageID or GUID", examples=["19421777835146490"])]
 DeliveryId = Annotated[str, Path(description="`{event_id}.{sink}`", examples=[f"{EVENT_ID}.crm"])]
 QuarantineId = Annotated[str, Path(description="id of the entry", examples=["00000000-0000-8c4e-9a51-3f9c2b7d1e60"])]
 
@@ -45,6 +48,7 @@ def build_router(database: Database, keys: ApiKeys) -> APIRouter:
     """The reading part of `/v1`; deleting from quarantine asks for a key that may write."""
     router = APIRouter(prefix="/v1", responses=PROBLEM_RESPONSES)
     _add_events(router, database, keys)
+    _add_messages(router, database, keys)
     _add_deliveries(router, database, keys)
     _add_quarantine(router, database, keys)
     return router
@@ -96,6 +100,27 @@ def _add_events(router: APIRouter, database: Database, keys: ApiKeys) -> None:
             attempts = queries.list_attempts(connection, id)
         data = [delivery_view(row, attempts.get(row["sink"], ())) for row in rows]
         return _json({"data": data, "next_cursor": None, "has_more": False})
+
+
+def _add_messages(router: APIRouter, database: Database, keys: ApiKeys) -> None:
+    @router.get(
+        "/messages/{message_id}",
+        summary="Get a message's timeline",
+        description="What became of one message, found by Mailjet's MessageID or by its GUID. The events come in time"
+        f" order, the first {MAX_EVENTS} of them; where `events_truncated` is true, read on at `/v1/events` with"
+        " `message_id`. Counts, times and state are of all events. An arrival that several webhooks have stored counts"
+        " once. The state is the strongest that is known, whatever order the events came in: complained, unsubscribed,"
+        " then a lasting failure (bounced, rejected), clicked, opened, delivered, then a passing failure, deferred.",
+        responses=_one(MessageModel),
+        tags=["messages"],
+        dependencies=[Depends(keys.reader)],
+    )
+    def get_message(message_id: MessageId, query: Annotated[MessageQuery, Query()]) -> Response:
+        with database.reading() as connection:
+            message = find_message(connection, message_id, query)
+        if message is None:
+            raise MessageNotFound("no event of such a message is stored")
+        return _json(message)
 
 
 def _add_deliveries(router: APIRouter, database: Database, keys: ApiKeys) -> None:

@@ -176,6 +176,61 @@ class DeliveryDetailModel(DeliveryModel):
     attempts: list[AttemptModel]
 
 
+class CopyModel(BaseModel):
+    """The same arrival, stored for another webhook of the connection."""
+
+    model_config = ConfigDict(title="EventCopy")
+
+    webhook: str
+    id: str
+
+
+class TimelineEventModel(EventModel):
+    """One event of a message's timeline."""
+
+    model_config = ConfigDict(title="TimelineEvent", json_schema_extra={})
+
+    copies: list[CopyModel] = Field(description="the same arrival at other webhooks, under ids of their own")
+    deliveries: list[DeliveryModel] | None = Field(None, description="of all copies; with `include=deliveries`")
+
+
+class MessageModel(BaseModel):
+    """What became of one message: the email itself, by all events that tell of it."""
+
+    model_config = ConfigDict(
+        title="Message",
+        json_schema_extra={
+            "example": {
+                "message_id": "19421777835146490",
+                "message_guid": "1ab23cd4-e567-8901-2345-6789f0gh1i2j",
+                "email": "a@example.com",
+                "state": "opened",
+                "permanent": None,
+                "counts": {"sent": 1, "open": 2},
+                "first": {"sent": "2026-05-03T10:00:00Z", "open": "2026-05-03T10:02:05Z"},
+                "last": {"sent": "2026-05-03T10:00:00Z", "open": "2026-05-04T07:41:00Z"},
+                "seconds_to_open": 125,
+                "seconds_to_click": None,
+                "events": [],
+                "events_truncated": False,
+            }
+        },
+    )
+
+    message_id: str | None
+    message_guid: str | None
+    email: str | None
+    state: Outcome = Field(description="the strongest that is known, whatever order the events came in")
+    permanent: bool | None = Field(description="of the states bounced and rejected: is the failure lasting?")
+    counts: dict[str, int] = Field(description="events by Mailjet's word; an arrival counts once")
+    first: dict[str, str] = Field(description="when each type happened first")
+    last: dict[str, str] = Field(description="when each type happened last")
+    seconds_to_open: int | None = Field(description="from the first `sent` to the first `open`; never negative")
+    seconds_to_click: int | None = Field(description="from the first `sent` to the first `click`; never negative")
+    events: list[TimelineEventModel] = Field(description="in time order, the first thousand")
+    events_truncated: bool = Field(description="there are more events than are shown")
+
+
 class QuarantineModel(BaseModel):
     """What came with valid credentials and could not be read as an event."""
 

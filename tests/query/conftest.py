@@ -2,27 +2,33 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from fastapi import APIRouter
 from fastapi.testclient import TestClient
 
 from app.db import Database
+from app.query.exports import Exports
+from app.query.exports import build_router as build_export_router
 from app.query.routes import build_router
 from tests.rest import KEYS, asking
 
 Walk = Callable[..., list[dict[str, Any]]]
 
 
+def routers(database: Any) -> tuple[APIRouter, ...]:
+    return build_router(database, KEYS), build_export_router(Exports(database), KEYS)
+
+
 @pytest.fixture
 def client(database: Database) -> Iterator[TestClient]:
     """The reading routes, by a key that may do all."""
-    with asking(build_router(database, KEYS)) as opened:
+    with asking(*routers(database)) as opened:
         yield opened
 
 
 @pytest.fixture
 def refusing() -> Iterator[TestClient]:
     """The same without a database, for what must be refused before one is asked."""
-    nothing: Any = None
-    with asking(build_router(nothing, KEYS)) as opened:
+    with asking(*routers(None)) as opened:
         yield opened
 
 
