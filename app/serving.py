@@ -22,6 +22,7 @@ from app.db import Database
 from app.errors import DatabaseFault
 from app.main import Service, create_app, make_registrar
 from app.migrate import migrate
+from app.query.stream import DROP_EXTENSION
 from app.registration.service import Registrar
 from app.settings import Settings
 
@@ -98,6 +99,7 @@ class BoundedHead(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head, self._ended, self._head_bytes = False, True, 0
+        self.scope["extensions"] = {DROP_EXTENSION: self.transport.abort}  # type: ignore[dict-item]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -135,6 +137,7 @@ class GracefulServer(uvicorn.Server):
 
     def _end(self) -> None:
         self._service.receiver.cut_unfinished()
+        self._service.feed.close()
         self.should_exit = True
 
 
