@@ -137,7 +137,8 @@ class Feed:
         self._on_clients = on_clients
         self.closed = False
         self._clients: Counter[str] = Counter()
-        self._listening = 0
+        self._listening = 0  # who wants to hear the bell
+        self.waiting = 0  # who does nothing else
         self._bell = asyncio.Event()
         self._ticker: asyncio.TimerHandle | None = None
         self._reads = asyncio.Semaphore(MAX_READS)
@@ -197,7 +198,7 @@ class Feed:
                 if page.position > after:
                     await asyncio.sleep(GATHER_SECONDS)
                 after = page.position
-                if not await _rings(bell, give_up):
+                if not await self._rings(bell, give_up):
                     return page
 
     async def _read(self, ask: Ask, after: int, mark: Mark) -> FeedPage:
@@ -252,6 +253,17 @@ class Feed:
         bell, self._bell = self._bell, asyncio.Event()
         bell.set()
 
+    async def _rings(self, bell: asyncio.Event, give_up: float) -> bool:
+        self.waiting += 1
+        try:
+            async with asyncio.timeout_at(give_up):
+                await bell.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self.waiting -= 1
+        return True
+
     def _count(self, kind: Kind, change: int) -> None:
         self._clients[kind] += change
         self._on_clients(kind, self._clients[kind])
@@ -263,15 +275,6 @@ def _settled(mark: Mark) -> int:
             "a transaction that began before this process first looked still writes events", retry_after_seconds=1
         )
     return mark.settled
-
-
-async def _rings(bell: asyncio.Event, give_up: float) -> bool:
-    try:
-        async with asyncio.timeout_at(give_up):
-            await bell.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 def _retrieve(look: asyncio.Task[Mark]) -> None:
