@@ -34,11 +34,12 @@ MAX_CLIENTS = {"poll": 200, "stream": 100}  # that wait or stream at the same ti
 RETRY_AFTER_SECONDS = 5
 POLL_SECONDS = 1.0  # how late another replica's commit is heard of, at most
 SETTLE_SECONDS = 0.1  # an answer waits that long for transactions under way; a usual one takes a tenth of it
+COLD_SECONDS = 2.0  # and so long the first one of a process, which has nothing older to give
 SETTLE_STEP_SECONDS = 0.005
 # After commits that held nothing for a client it gathers the next ones: a rare filter must not read at every commit.
 GATHER_SECONDS = 0.05
 MAX_READS = 3  # at a time, of the threads that the service's own reads need too
-WINDOW = 20_000  # events looked through for one answer; a rare filter gets an empty page and goes on from there
+WINDOW = 10_000  # numbers looked through for one answer; a rare filter gets an empty page and goes on from there
 
 LATEST = "latest"
 
@@ -98,17 +99,18 @@ def page_statement(ask: Ask, after: int, upto: int) -> sa.Select[Any]:
     )
 
 
-def window_statement(after: int, upto: int) -> sa.Select[Any]:
-    """The last of the `WINDOW` events after `after`; none where fewer are left."""
-    between = (events.c.seq > after, events.c.seq <= upto)
-    return sa.select(events.c.seq).where(*between).order_by(events.c.seq).offset(WINDOW - 1).limit(1)
+def next_statement(after: int) -> sa.Select[Any]:
+    """The number of the event that follows `after`, whatever it holds."""
+    return sa.select(events.c.seq).where(events.c.seq > after).order_by(events.c.seq).limit(1)
 
 
 def read_page(connection: Connection, ask: Ask, after: int, settled: int) -> FeedPage:
     """The next events after `after`; `settled` is from a look that ended before this transaction began."""
     edge = settled
-    if settled - after > WINDOW:  # numbers can be missing, so there may still be fewer events than that
-        edge = connection.execute(window_statement(after, settled)).scalar() or settled
+    if settled - after > WINDOW:
+        # From the next event on: whole ranges of numbers can be missing, where old events were deleted.
+        following = connection.execute(next_statement(after)).scalar()
+        edge = settled if following is None else min(settled, following + WINDOW - 1)
     result = connection.execute(page_statement(ask, after, edge))
     names = tuple(result.keys())
     rows = [dict(zip(names, row, strict=True)) for row in result]
@@ -211,7 +213,8 @@ class Feed:
     async def _settle(self) -> Mark:
         """How far to read: past all that was committed before the call, unless a transaction takes long."""
         mark = await self._look()
-        given, tries = mark.given, round(SETTLE_SECONDS / SETTLE_STEP_SECONDS)
+        given = mark.given
+        tries = round((COLD_SECONDS if mark.settled is None else SETTLE_SECONDS) / SETTLE_STEP_SECONDS)
         while tries and (mark.settled is None or mark.settled < given):
             await asyncio.sleep(SETTLE_STEP_SECONDS)
             mark = await self._look()

@@ -10,8 +10,9 @@ first number until its commit can be seen. So, in this order:
 
 When none of them is left, everything up to 1 is committed and visible, or never will be. Nothing is written for that,
 no column, no index: ingest pays nothing, and a `seq` means the same in every cluster that it is copied to. Only writers
-of this table are waited for, while a scheme by transaction ids waits for every transaction of the cluster that writes
-anything anywhere. `tests/benchmarks/README.md` has the figures.
+of this table are waited for. A column with the transaction's id, the usual scheme, waits for every transaction of the
+cluster that writes anything anywhere, loses its meaning in another cluster, and cost 72 bytes an event (of 795) and, by
+its index, up to a fifth of the rate of single events; a look costs 1.3 ms, also with 100 sessions in open transactions.
 
 The numbers must be drawn one by one (`CACHE 1`, as a serial column does), and copies keep `seq` and set the sequence.
 """
@@ -72,6 +73,7 @@ class Horizon:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.held_seconds = 0.0  # for how long, at the last look, the same transactions had held the feed back
         self._lock = threading.Lock()
         self._settled: int | None = None
         self._pending: _Pending | None = None
@@ -87,12 +89,6 @@ class Horizon:
                 writers = {row[0]: row[1] for row in connection.execute(_WRITERS)}
             return self._judge(given, writers)
 
-    @property
-    def held_seconds(self) -> float:
-        """For how long, at the last look, the same transactions have held the feed back."""
-        pending = self._pending
-        return 0.0 if pending is None else self._clock() - pending.since
-
     def _judge(self, given: int, writers: Writers) -> Mark:
         if self._settled is not None and given < self._settled:
             self._settled = None  # the database was put back to an earlier state
@@ -103,6 +99,7 @@ class Horizon:
             self._settle(given)
         elif self._pending is None and given != self._settled:
             self._pending = _Pending(given, frozenset(writers), self._clock())
+        self.held_seconds = 0.0 if self._pending is None else self._clock() - self._pending.since
         self._tell(writers)
         return Mark(given, self._settled)
 

@@ -234,6 +234,13 @@ def test_under_steady_load_the_horizon_follows(replicas):
     assert look(replicas[0], horizon) == Mark(5, 5)
 
 
+def test_numbers_are_drawn_one_by_one(replicas):
+    """A session that kept some back would use them after higher ones of others were read."""
+    with replicas[0].reading() as connection:
+        found = connection.exec_driver_sql("SELECT cache_size FROM pg_sequences WHERE sequencename = 'events_seq_seq'")
+        assert found.scalar() == 1
+
+
 def test_an_untouched_sequence_has_given_nothing(database):
     assert look(database, Horizon()) == Mark(0, 0)
 
