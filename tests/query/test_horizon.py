@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 
@@ -210,6 +211,33 @@ def test_a_writer_holds_back_what_came_after_it_and_how_long_is_told(replicas):
     assert lines == [{"event": "feed.held", "log_level": "warning", "seconds": 12.5, "pids": [pid]}]
 
 
+class Interrupted:
+    """A connection on which something else happens after its first statement."""
+
+    def __init__(self, connection, happens: Callable[[], object]) -> None:
+        self._connection = connection
+        self._happens = [happens]
+        self.dialect = connection.dialect
+
+    def execute(self, statement):
+        result = self._connection.execute(statement)
+        while self._happens:
+            self._happens.pop()()
+        return result
+
+
+def test_a_writer_that_begins_within_a_look_is_not_run_past(replicas):
+    """The number comes before the locks: the other way round its number would be taken for one that has ended."""
+    horizon = Horizon()
+    insert(replicas[0], Event, [event_values()])
+    with replicas[1].writer.connect() as writer, writer.begin():
+        with replicas[0].reading() as connection:
+            mark = horizon.look(Interrupted(connection, lambda: writer.execute(INSERT, event_values())))
+        assert mark.given == 1
+        assert mark.settled in (None, 1)
+    assert look(replicas[0], horizon) == Mark(2, 2)
+
+
 def test_under_steady_load_the_horizon_follows(replicas):
     """There is never a moment without a writer, and yet it moves: it waits for those of one look only."""
     horizon = Horizon()
@@ -257,6 +285,27 @@ def test_a_database_put_back_to_an_earlier_state_is_read_from_there(database):
     database.write(lambda connection: connection.exec_driver_sql(back))
 
     assert look(database, horizon) == Mark(2, 2)
+
+
+def test_a_copy_in_another_database_is_read_on_from_the_same_cursor(replicas, sqlite_url, migrated_sqlite, tmp_path):
+    """What a cursor means does not depend on the cluster, nor on its kind: copies keep `seq` and set the sequence."""
+    shutil.copy(migrated_sqlite, tmp_path / "test.db")
+    source, target = Database(sqlite_url), replicas[0]
+    insert(source, Event, [event_values() for _ in range(9)])
+    reader = Reader([(source, Horizon())], limit=4)
+    reader.poll()
+    with source.reading() as connection:
+        rows = [dict(row) for row in connection.execute(sa.select(Event.__table__)).mappings()]
+    source.close()
+    for _ in range(50):  # its transactions have other ids, its sequence has given other numbers
+        target.write(lambda connection: connection.exec_driver_sql("SELECT nextval('events_seq_seq'), txid_current()"))
+    insert(target, Event, reversed(rows))
+    target.write(lambda connection: connection.exec_driver_sql("SELECT setval('events_seq_seq', 9)"))
+    insert(target, Event, [new := event_values()])
+    moved = Reader([(target, Horizon())], position=reader.position)
+    moved.drain(lambda: True)
+
+    assert reader.ids + moved.ids == [*(row["id"] for row in rows), new["id"]]
 
 
 def look(database: Database, horizon: Horizon) -> Mark:
