@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -36,7 +36,8 @@ POLL_SECONDS = 1.0  # how late another replica's commit is heard of, at most
 SETTLE_SECONDS = 0.1  # an answer waits that long for transactions under way; a usual one takes a tenth of it
 COLD_SECONDS = 2.0  # and so long the first one of a process, which has nothing older to give
 SETTLE_STEP_SECONDS = 0.005
-# After commits that held nothing for a client it gathers the next ones: a rare filter must not read at every commit.
+# The first commit after a pause wakes at once; those that follow so closely are gathered. With 100 streams and 100
+# commits a second, reading and sending at each of them would leave nothing of two cores.
 GATHER_SECONDS = 0.05
 MAX_READS = 3  # at a time, of the threads that the service's own reads need too
 WINDOW = 10_000  # numbers looked through for one answer; a rare filter gets an empty page and goes on from there
@@ -59,6 +60,8 @@ class FeedPage:
     events: tuple[FeedEvent, ...]
     position: int
     has_more: bool
+    # Rings for what is committed after this page was read to its end; None: nobody has listened.
+    bell: asyncio.Event | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,23 +142,33 @@ class Feed:
         self._on_clients = on_clients
         self.closed = False
         self._clients: Counter[str] = Counter()
-        self._listening = 0  # who wants to hear the bell
-        self.waiting = 0  # who does nothing else
+        self.waiting = 0  # for the bell, at this moment
         self._bell = asyncio.Event()
+        self._rang_at = 0.0
+        self._next_ring: asyncio.TimerHandle | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._reads = asyncio.Semaphore(MAX_READS)
+        self._reading: dict[tuple[object, ...], asyncio.Task[FeedPage]] = {}
         self._running: asyncio.Task[Mark] | None = None
         self._queued: asyncio.Task[Mark] | None = None
 
     def wake(self) -> None:
-        """On the event loop: events were committed. Costs nothing while nobody listens."""
-        if self._listening:
+        """On the event loop: events were committed. Costs nothing while nobody waits."""
+        if not self._clients.total() or self._next_ring is not None:
+            return
+        loop = asyncio.get_running_loop()
+        ring_at = self._rang_at + GATHER_SECONDS
+        if loop.time() >= ring_at:
             self._ring()
+        else:
+            self._next_ring = loop.call_at(ring_at, self._ring)
 
     def close(self) -> None:
         """On the event loop: whoever waits is answered now, and streams end."""
         self.closed = True
         self._ring()
+        if self._ticker is not None:
+            self._ticker.cancel()
 
     def snapshot(self) -> dict[str, Any]:
         """For `/healthz`: who waits, and for how long writers have held the feed back."""
@@ -170,6 +183,7 @@ class Feed:
             told = "streams are open" if kind == "stream" else "clients wait for events"
             raise Unavailable(f"{MAX_CLIENTS[kind]} {told} already", retry_after_seconds=RETRY_AFTER_SECONDS)
         self._count(kind, 1)
+        self._keep_ticking()
         try:
             yield
         finally:
@@ -187,26 +201,37 @@ class Feed:
             raise BadCursor("the cursor is ahead of this database, which was put back or replaced; start again")
         return await self._read(ask, ask.start, mark)
 
-    async def more(self, ask: Ask, after: int, seconds: float, gone: Gone | None = None) -> FeedPage:
-        """The next events after `after`, waited for up to `seconds`; less when the feed closes or the client is gone.
-        Raises Unavailable."""
+    async def more(self, ask: Ask, page: FeedPage, seconds: float, gone: Gone | None = None) -> FeedPage:
+        """What follows `page`, waited for up to `seconds`; less when the feed closes or the client is gone.
+
+        For one who has a place as `client`. Raises Unavailable.
+        """
         give_up = asyncio.get_running_loop().time() + seconds
-        with self._listen():
-            while True:
-                bell = self._bell  # taken before the look: what is committed after it rings this one
-                page = await self._read(ask, after, await self._settle())
-                if page.events or page.has_more or self.closed or (gone is not None and await gone()):
-                    return page
-                if page.position > after:
-                    await asyncio.sleep(GATHER_SECONDS)
-                after = page.position
-                if not await self._rings(bell, give_up):
-                    return page
+        while True:
+            if page.bell is not None and not await self._rings(page.bell, give_up):
+                return replace(page, events=())
+            bell = self._bell  # taken before the look: what is committed after it rings this one
+            page = await self._read(ask, page.position, await self._settle())
+            if page.has_more:
+                return page
+            page = replace(page, bell=bell)
+            if page.events or self.closed or (gone is not None and await gone()):
+                return page
 
     async def _read(self, ask: Ask, after: int, mark: Mark) -> FeedPage:
         settled = _settled(mark)
         if settled <= after:  # or another replica was ahead
             return FeedPage((), after, has_more=False)
+        # Clients that want the same, as streams at the end of the feed do, share one read.
+        key = (ask.scope, ask.limit, bool(ask.query.include), after, settled)
+        reading = self._reading.get(key)
+        if reading is None:
+            reading = self._reading[key] = asyncio.create_task(self._read_alone(ask, after, settled))
+            reading.add_done_callback(_retrieve)
+            reading.add_done_callback(lambda _: self._reading.pop(key))
+        return await asyncio.shield(reading)
+
+    async def _read_alone(self, ask: Ask, after: int, settled: int) -> FeedPage:
         async with self._reads:
             return await self._database.run_read(lambda connection: read_page(connection, ask, after, settled))
 
@@ -236,23 +261,21 @@ class Feed:
 
     # --- the bell ---
 
-    @contextmanager
-    def _listen(self) -> Iterator[None]:
-        self._listening += 1
-        if self._ticker is None:
-            self._ticker = asyncio.get_running_loop().call_later(self._poll_seconds, self._tick)
-        try:
-            yield
-        finally:
-            self._listening -= 1
-
     def _tick(self) -> None:
         self._ticker = None
-        if self._listening:
+        if self._clients.total():
             self._ring()
+            self._keep_ticking()
+
+    def _keep_ticking(self) -> None:
+        if self._ticker is None:
             self._ticker = asyncio.get_running_loop().call_later(self._poll_seconds, self._tick)
 
     def _ring(self) -> None:
+        if self._next_ring is not None:
+            self._next_ring.cancel()
+            self._next_ring = None
+        self._rang_at = asyncio.get_running_loop().time()
         bell, self._bell = self._bell, asyncio.Event()
         bell.set()
 
@@ -280,7 +303,7 @@ def _settled(mark: Mark) -> int:
     return mark.settled
 
 
-def _retrieve(look: asyncio.Task[Mark]) -> None:
-    """A look whose askers have all gone may fail unheard."""
-    if not look.cancelled():
-        look.exception()
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """A look or a read whose askers have all gone may fail unheard."""
+    if not task.cancelled():
+        task.exception()

@@ -54,7 +54,7 @@ def build_router(feed: Feed, keys: ApiKeys, on_stream_end: Callable[[str], None]
         page = await feed.first(ask)
         if query.wait_seconds and not page.events and not page.has_more and not feed.closed:
             with feed.client("poll"):
-                page = await feed.more(ask, page.position, query.wait_seconds, request.is_disconnected)
+                page = await feed.more(ask, page, query.wait_seconds, request.is_disconnected)
         return _answer(request, ask, page)
 
     @router.get(

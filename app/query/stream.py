@@ -124,7 +124,7 @@ class EventStream(Response):
 
     async def _next(self, page: FeedPage, gone: asyncio.Task[None]) -> FeedPage | None:
         """The next page, empty after a while without events; None when the client has left."""
-        following = asyncio.create_task(self._feed.more(self._ask, page.position, self._heartbeat_seconds))
+        following = asyncio.create_task(self._feed.more(self._ask, page, self._heartbeat_seconds))
         try:
             await asyncio.wait([following, gone], return_when=asyncio.FIRST_COMPLETED)
             return None if gone.done() else await following

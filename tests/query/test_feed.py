@@ -21,7 +21,7 @@ from app.filters import EventFilters, FeedQuery, StreamQuery
 from app.http import ApiKeys, install_problem_handlers
 from app.models import Event
 from app.query import feed as feed_module
-from app.query.feed import Feed, FeedPage, next_statement, page_statement, parse_ask
+from app.query.feed import Ask, Feed, FeedPage, Gone, next_statement, page_statement, parse_ask, read_page
 from app.query.feed_routes import build_router
 from app.query.horizon import Horizon
 from tests.factories import NOON, event_values, insert, make_event
@@ -327,6 +327,14 @@ def run(coroutine: Any) -> Any:
 
 
 ASK = parse_ask(FeedQuery(), None, 50)
+BEGIN = FeedPage((), 0, has_more=False)
+
+
+async def more(
+    feed: Feed, ask: Ask, page: FeedPage = BEGIN, *, seconds: float = NEVER, gone: Gone | None = None
+) -> FeedPage:
+    with feed.client("poll"):
+        return await feed.more(ask, page, seconds, gone)
 
 
 async def listening(feed: Feed, clients: int = 1) -> None:
@@ -348,7 +356,7 @@ def the_ids(page: FeedPage) -> list[str]:
 def test_a_waiting_client_is_woken_by_a_commit(database):
     async def story() -> None:
         feed = Feed(database, poll_seconds=NEVER)
-        waiting = asyncio.create_task(feed.more(ASK, 0, NEVER))
+        waiting = asyncio.create_task(more(feed, ASK))
         await listening(feed)
         event = await store(database)
         assert not waiting.done()
@@ -361,7 +369,7 @@ def test_a_waiting_client_is_woken_by_a_commit(database):
 def test_a_commit_of_another_replica_is_heard_of_by_polling(database):
     async def story() -> None:
         feed = Feed(database, poll_seconds=0.05)
-        waiting = asyncio.create_task(feed.more(ASK, 0, NEVER))
+        waiting = asyncio.create_task(more(feed, ASK))
         await listening(feed)
         event = await store(database)
         assert the_ids(await waiting) == [event]
@@ -390,7 +398,7 @@ def test_a_commit_between_look_and_wait_is_not_missed(database):
         nonlocal loop, feed
         loop = asyncio.get_running_loop()
         feed = Feed(database, Late(), poll_seconds=NEVER)
-        return await feed.more(ASK, 0, NEVER)
+        return await more(feed, ASK)
 
     loop: asyncio.AbstractEventLoop
     feed: Feed
@@ -401,7 +409,7 @@ def test_events_that_do_not_match_do_not_end_the_wait(database):
     async def story() -> None:
         feed = Feed(database, poll_seconds=NEVER)
         ask = parse_ask(FeedQuery(type=["spam"]), None, 50)
-        waiting = asyncio.create_task(feed.more(ask, 0, NEVER))
+        waiting = asyncio.create_task(more(feed, ask))
         await listening(feed)
         await store(database, type="open")
         feed.wake()
@@ -416,7 +424,8 @@ def test_events_that_do_not_match_do_not_end_the_wait(database):
 def test_a_wait_that_ends_empty_moves_on_over_what_did_not_match(database):
     async def story() -> FeedPage:
         await store(database, type="open")
-        return await Feed(database, poll_seconds=NEVER).more(parse_ask(FeedQuery(type=["spam"]), None, 50), 0, 0.01)
+        ask = parse_ask(FeedQuery(type=["spam"]), None, 50)
+        return await more(Feed(database, poll_seconds=NEVER), ask, seconds=0.01)
 
     assert run(story()) == FeedPage((), 1, has_more=False)
 
@@ -424,7 +433,7 @@ def test_a_wait_that_ends_empty_moves_on_over_what_did_not_match(database):
 def test_a_closed_feed_answers_who_waits_and_takes_nobody_new(database):
     async def story() -> None:
         feed = Feed(database, poll_seconds=NEVER)
-        waiting = asyncio.create_task(feed.more(ASK, 0, NEVER))
+        waiting = asyncio.create_task(more(feed, ASK))
         await listening(feed)
         feed.close()
         assert await waiting == FeedPage((), 0, has_more=False)
@@ -443,7 +452,7 @@ def test_a_client_that_left_is_not_waited_for(database):
     async def story() -> None:
         nonlocal left
         feed = Feed(database, poll_seconds=NEVER)
-        waiting = asyncio.create_task(feed.more(ASK, 0, NEVER, gone))
+        waiting = asyncio.create_task(more(feed, ASK, gone=gone))
         await listening(feed)
         left = True
         feed.wake()
@@ -455,21 +464,64 @@ def test_a_client_that_left_is_not_waited_for(database):
 def test_places_are_bounded_and_given_back(monkeypatch):
     monkeypatch.setattr(feed_module, "MAX_CLIENTS", {"poll": 1, "stream": 1})
     told: list[tuple[str, int]] = []
-    feed = Feed(None, on_clients=lambda kind, clients: told.append((kind, clients)))
 
-    with feed.client("poll"), feed.client("stream"):
-        with pytest.raises(Unavailable) as refused, feed.client("poll"):
+    async def story() -> None:
+        feed = Feed(None, on_clients=lambda kind, clients: told.append((kind, clients)))
+        with feed.client("poll"), feed.client("stream"):
+            with pytest.raises(Unavailable) as refused, feed.client("poll"):
+                pass
+            assert feed.snapshot()["clients"] == {"poll": 1, "stream": 1}
+        with feed.client("poll"):
             pass
-        assert feed.snapshot()["clients"] == {"poll": 1, "stream": 1}
-    with feed.client("poll"):
-        pass
+        assert refused.value.headers == {"retry-after": "5"}
 
-    assert refused.value.headers == {"retry-after": "5"}
+    run(story())
     assert told[-2:] == [("poll", 1), ("poll", 0)]
 
 
-def test_who_asks_together_shares_looks_and_none_is_older_than_its_question(database):
+def test_commits_that_follow_closely_ring_together_and_the_last_one_is_heard(database):
+    async def story() -> None:
+        feed = Feed(database, poll_seconds=NEVER)
+        found: list[str] = []
+        with feed.client("stream"):
+            page = await feed.more(ASK, BEGIN, 0)
+            stored = []
+            for _ in range(30):
+                stored.append(await store(database))
+                feed.wake()
+            while len(found) < 30:
+                page = await feed.more(ASK, page, NEVER)
+                found += the_ids(page)
+        assert found == stored
+
+    run(story())
+
+
+def test_what_is_committed_between_two_pages_is_not_waited_for(database):
+    """As on a stream, which is busy sending when it happens."""
+
+    async def story() -> None:
+        feed = Feed(database, poll_seconds=NEVER)
+        with feed.client("stream"):
+            first = await store(database)
+            page = await feed.more(ASK, BEGIN, NEVER)
+            second = await store(database)
+            feed.wake()
+            assert the_ids(page) == [first]
+            assert the_ids(await feed.more(ASK, page, NEVER)) == [second]
+
+    run(story())
+
+
+def test_who_asks_together_shares_looks_and_reads_and_none_is_older_than_its_question(database, monkeypatch):
     looks: list[int] = []
+    reads: list[int] = []
+
+    def counted(connection, ask, after, settled):
+        reads.append(settled)
+        return read_page(connection, ask, after, settled)
+
+    monkeypatch.setattr(feed_module, "read_page", counted)
 
     class Counting(Horizon):
         def look(self, connection):
@@ -482,12 +534,13 @@ def test_who_asks_together_shares_looks_and_none_is_older_than_its_question(data
         pages = await asyncio.gather(*(feed.first(ASK) for _ in range(50)))
         assert {page.position for page in pages} == {0}
         assert len(looks) == 1
-        waiting = [asyncio.create_task(feed.more(ASK, 0, NEVER)) for _ in range(50)]
+        waiting = [asyncio.create_task(more(feed, ASK)) for _ in range(50)]
         await listening(feed, 50)
         event = await store(database)
         feed.wake()
         assert [the_ids(page) for page in await asyncio.gather(*waiting)] == [[event]] * 50
         assert len(looks) <= 4
+        assert reads == [1]
 
     run(story())
 
