@@ -163,6 +163,35 @@ class EventQuery(EventFilters, Paging):
     include: list[Literal["raw"]] = Field([], max_length=10, description="`raw`: with what Mailjet sent")
 
 
+class FeedQuery(EventFilters):
+    """`GET /v1/feed`."""
+
+    paging = frozenset({"limit", "cursor", "include", "wait_seconds"})
+
+    limit: Annotated[int, BeforeValidator(_whole)] = Field(50, ge=1, le=1000, description="most events in one answer")
+    cursor: str | None = Field(
+        None,
+        description="`next_cursor` of the answer before, with the same filters; `latest`: from now on; without it the"
+        " feed starts at the oldest event kept",
+    )
+    wait_seconds: Annotated[int, BeforeValidator(_whole)] = Field(
+        0, ge=0, le=30, description="how long to wait for an event where there is none yet"
+    )
+    include: list[Literal["raw"]] = Field([], max_length=10, description="`raw`: with what Mailjet sent")
+
+
+class StreamQuery(EventFilters):
+    """`GET /v1/stream`."""
+
+    paging = frozenset({"cursor", "include"})
+
+    cursor: str | None = Field(
+        None,
+        description="where to start, as in the feed; a `Last-Event-ID` goes before it",
+    )
+    include: list[Literal["raw"]] = Field([], max_length=10, description="`raw`: with what Mailjet sent")
+
+
 class DeliveryQuery(Paging):
     """`GET /v1/deliveries`. A repeated filter means any of its values."""
 
@@ -222,10 +251,16 @@ def _with_plus(element: Unindexed, compiler: SQLCompiler, **kw: Any) -> str:
     return "+" + compiler.process(element.clauses, **kw)
 
 
-def event_conditions(filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]]) -> list[Condition]:
-    """Conditions on `columns` of the events table. Who asks about mail does not mean what Jethook tells about itself:
-    operator events are found by their type or webhook only."""
-    return _besides_ids(filters, columns, EQUAL) + _id_range(columns["id"], filters)
+def event_conditions(
+    filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]], *, by_seq: bool = False
+) -> list[Condition]:
+    """Conditions on `columns` of the events table, for a walk along its ids or, `by_seq`, in the order of commits.
+
+    Who asks about mail does not mean what Jethook tells about itself: operator events are found by their type or
+    webhook only.
+    """
+    ids = Unindexed(columns["id"]) if by_seq else columns["id"]
+    return _besides_ids(filters, columns, EQUAL, by_seq=by_seq) + _id_range(ids, filters)
 
 
 def walked_campaign(filters: EventFilters) -> str | None:
@@ -270,22 +305,23 @@ def first_id(moment: datetime) -> str:
     return f"{millis >> 16:08x}-{millis & 0xFFFF:04x}-8000-8000-000000000000"
 
 
-def _indexed_filters(filters: EventFilters) -> set[str]:
-    """The filters whose index is worth using: the most selective one; webhook with type, which gives the order; or the
-    webhook of operator events, since they are few."""
+def _indexed_filters(filters: EventFilters, *, by_seq: bool = False) -> set[str]:
+    """The filters whose index is worth using: the most selective one; webhook with type, which gives the order of ids;
+    or the webhook of operator events, since they are few. A campaign has many events, and only in the order of ids."""
     for name in SELECTIVE:
-        if getattr(filters, name):
+        if getattr(filters, name) and not (by_seq and name == "campaign_id"):
             return {name}
-    alone = len(set(filters.webhook)) == len(set(filters.type)) == 1
+    alone = len(set(filters.webhook)) == len(set(filters.type)) == 1 and not by_seq
     return {"webhook", "type"} if alone or set(filters.webhook) == {operator_events.WEBHOOK} else set()
 
 
 def _besides_ids(
-    filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]], names: Iterable[str]
-) -> list[Condition]:
+    filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]], names: Iterable[str], *,
+    by_seq: bool = False,
+) -> list[Condition]:  # fmt: skip
     if not filters.webhook and filters.type and all(map(operator_events.is_operator_word, filters.type)):
         filters = filters.model_copy(update={"webhook": [operator_events.WEBHOOK]})
-    indexed = _indexed_filters(filters)
+    indexed = _indexed_filters(filters, by_seq=by_seq)
     conditions: list[Condition] = []
     if not (filters.webhook or filters.type):
         conditions.append(Unindexed(columns["webhook"]) != operator_events.WEBHOOK)

@@ -33,7 +33,9 @@ from app.metrics import Metrics
 from app.migrate import migrate
 from app.operator_events import NOBODY, Herald
 from app.query import exports as export_routes
+from app.query import feed_routes
 from app.query import routes as query_routes
+from app.query.feed import Feed
 from app.registration import routes as registration_routes
 from app.registration.service import Registrar, mailjet_clients, pause
 from app.replay import routes as replay_routes
@@ -66,6 +68,8 @@ class Service:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.metrics = Metrics(webhooks=settings.effective_webhooks, sinks=settings.sinks)
         self.commits = GroupCommit(self.database)
+        self.feed = Feed(self.database, on_clients=self.metrics.feed_clients_are)
+        self.metrics.feed_held.set_function(lambda: self.feed.horizon.held_seconds)
         self.database.write(lambda c: sink_states.remember_sinks(c, settings.sinks))
         self.alerts = make_alerts(settings, self.database)
         herald: Herald = self.alerts or NOBODY
@@ -79,7 +83,7 @@ class Service:
         worker: Handover = self.relay if self.delivers else NoWorker()
         self.ingest = Ingest(
             settings.effective_webhooks, matcher=Matcher(settings.sinks), commits=self.commits, worker=worker,
-            observe=self.metrics.commit_items.observe, herald=herald,
+            observe=self._committed, herald=herald,
         )  # fmt: skip
         self.registrar = make_registrar(settings, self.database, self.metrics, herald)
         self.exports = export_routes.Exports(self.database, stopping=lambda: self.stopping)
@@ -126,6 +130,10 @@ class Service:
                 log.warning("registration.refresh_failed", error=str(fault))
             await pause(self._background_stop, REFRESH_SECONDS)
 
+    def _committed(self, events: int) -> None:
+        self.metrics.commit_items.observe(events)
+        self.feed.wake()
+
     def look_again(self) -> None:
         """From any thread: something may be due now."""
         if self.loop is not None:
@@ -135,12 +143,14 @@ class Service:
         return self.registrar.state()
 
     def components(self) -> dict[str, Any]:
-        return {"sinks": {name: self.relay.snapshot(name) for name in self.settings.sinks}}
+        sinks = {name: self.relay.snapshot(name) for name in self.settings.sinks}
+        return {"sinks": sinks, "feed": self.feed.snapshot()}
 
     async def stop(self) -> None:
         """Answer what is in flight, finish what is being sent, give the rest back, close the database."""
         self.stopping = True
         self._background_stop.set()
+        self.feed.close()
         await self.receiver.idle()
         if self.delivers:
             await self.relay.stop()
@@ -213,6 +223,7 @@ def create_app(settings: Settings) -> FastAPI:
     rest = APIRouter()
     rest.include_router(query_routes.build_router(service.database, keys))
     rest.include_router(export_routes.build_router(service.exports, keys))
+    rest.include_router(feed_routes.build_router(service.feed, keys, service.metrics.stream_ended))
     rest.include_router(delivery_routes.build_router(service.database, keys, service.look_again))
     rest.include_router(quarantine.build_router(service.database, keys, service.ingest))
     rest.include_router(sink_routes.build_router(settings, service.database, keys, service.relay, service.herald))

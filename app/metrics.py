@@ -24,6 +24,8 @@ INGEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 CONNECTION_KINDS = ("new", "reused")
+FEED_CLIENTS = ("poll", "stream")
+STREAM_ENDINGS = ("client", "slow", "stopping", "error")
 
 
 class Metrics:
@@ -85,9 +87,19 @@ class Metrics:
         self.mailjet_requests = Counter(
             "jethook_mailjet_api_requests", "Calls of Mailjet's API", ["operation", "code"], registry=r
         )
+        self.feed_clients = Gauge(
+            "jethook_feed_clients", "Clients that wait for the feed, or stream", ["kind"], registry=r
+        )
+        self.feed_held = Gauge(
+            "jethook_feed_held_seconds",
+            "For how long writing transactions hold the feed back, as last seen",
+            registry=r,
+        )
+        self.stream_ends = Counter("jethook_stream_ends", "Streams that ended, by reason", ["reason"], registry=r)
         self._children: dict[tuple[object, ...], Any] = {}
         Info("jethook_build", "The release that runs", registry=r).info({"version": __version__})
         self._make_present(list(webhooks), list(sinks))
+        self._make_feed_present()
 
     # --- once for each post: `labels()` costs more than the counting ---
 
@@ -109,6 +121,12 @@ class Metrics:
     def arrived(self, sink: str, seconds: float) -> None:
         """A sink's 2xx, so long after the event was received."""
         self._child(self.end_to_end, sink).observe(seconds)
+
+    def feed_clients_are(self, kind: str, clients: int) -> None:
+        self._child(self.feed_clients, kind).set(clients)
+
+    def stream_ended(self, reason: str) -> None:
+        self._child(self.stream_ends, reason).inc()
 
     def _child(self, metric: Labelled, *labels: str) -> Labelled:
         key = (metric, *labels)
@@ -141,6 +159,12 @@ class Metrics:
                 self.deliveries.labels(sink, state).set(0)
             self.delivery_duration.labels(sink)
             self.end_to_end.labels(sink)
+
+    def _make_feed_present(self) -> None:
+        for kind in FEED_CLIENTS:
+            self.feed_clients.labels(kind)
+        for reason in STREAM_ENDINGS:
+            self.stream_ends.labels(reason)
 
     def connection_counter(self, sink: str) -> Callable[[bool], None]:
         """For one sink; told of each connection that a request got, and whether it was used before."""

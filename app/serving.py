@@ -61,6 +61,7 @@ class GracefulServer(uvicorn.Server):
 
     def _end(self) -> None:
         self._service.receiver.cut_unfinished()
+        self._service.feed.close()
         self.should_exit = True
 
 

@@ -18,6 +18,8 @@ MAX_HEAD_BYTES = 64 * 1024  # in pieces that neither end a head nor bring a body
 MAX_PIPELINED = 64  # requests that wait for the answers before theirs
 HEAD_SECONDS = 30.0  # for the first head of a connection, and for one that came in part
 REFUSED_SECONDS = 1.0  # then the connection is closed; at once, the caller would see a reset and not the answer
+# Key in `scope["extensions"]` of a function that closes the connection at once: ASGI has no way to say that.
+DROP_EXTENSION = "jethook.drop"
 MAX_GATHERED_BYTES = 64 * 1024
 TOO_LARGE_HEAD = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -101,6 +103,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._progress = True
         self._is_open_head = False
         self._head_came()
+        self.scope["extensions"] = {DROP_EXTENSION: self.transport.abort}  # type: ignore[dict-item]
         super().on_headers_complete()
         if len(self.pipeline) > MAX_PIPELINED:
             raise ValueError("too many requests at once")  # the parser stops here: 400, and the connection is closed

@@ -224,11 +224,11 @@ def _list(
     cursor = encode_cursor(scope, position(page.rows[-1])) if page.has_more else None
     response = _json({"data": [view(row) for row in page.rows], "next_cursor": cursor, "has_more": page.has_more})
     if cursor is not None:
-        response.headers["link"] = f'<{_next_url(request, cursor)}>; rel="next"'
+        response.headers["link"] = f'<{next_url(request, cursor)}>; rel="next"'
     return response
 
 
-def _next_url(request: Request, cursor: str) -> str:
+def next_url(request: Request, cursor: str) -> str:
     """The same question with the next cursor (RFC 8288), without scheme and host: a proxy may have changed both."""
     kept = [(k, v) for k, v in parse_qsl(request.url.query, keep_blank_values=True) if k != "cursor"]
     return f"{quote(request.url.path)}?{urlencode([*kept, ('cursor', cursor)])}"

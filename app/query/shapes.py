@@ -269,6 +269,16 @@ class EventList(ListModel):
     data: list[EventModel]
 
 
+class FeedList(BaseModel):
+    """Some events in the order they were committed."""
+
+    data: list[EventModel]
+    next_cursor: str = Field(description="give it back as `cursor` for what follows, now or later; never null")
+    has_more: bool = Field(
+        description="whether to ask again at once. With a rare filter a page can be empty and still have more"
+    )
+
+
 class DeliveryList(ListModel):
     """A page of deliveries."""
 

@@ -52,6 +52,7 @@ def test_no_request_breaks_the_service_or_gets_an_answer_the_document_does_not_t
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) > 20
+    operations = [operation for operation in operations if operation.path != "/v1/stream"]  # its answers do not end
 
     for operation in operations:
         for mode in MODES if operation.query or operation.path_parameters or operation.body else MODES[:1]:
@@ -64,6 +65,8 @@ def ask_many(operation: Any, mode: GenerationMode) -> None:
     def ask(case: Any) -> None:
         receiving = case.path.startswith("/webhooks")
         case.headers = {name: value for name, value in (case.headers or {}).items() if name.lower() != "authorization"}
+        if case.query:
+            case.query.pop("wait_seconds", None)  # up to half a minute each; `tests/query` asks for it
         response = case.call(
             auth=("jethook", PASSWORD) if receiving else None,
             headers=None if receiving else {"authorization": f"Bearer {KEY}"},
