@@ -11,9 +11,9 @@ first number until its commit can be seen. So, in this order:
 When none of them is left, everything up to 1 is committed and visible, or never will be. Nothing is written for that,
 no column, no index: ingest pays nothing, and a `seq` means the same in every cluster that it is copied to. Only writers
 of this table are waited for. A column with the transaction's id, the usual scheme, waits for every transaction of the
-cluster that writes anything anywhere, loses its meaning in another cluster, and with its index took 72 bytes more for an
-event (of 795) and 10 to 22 % of the rate of single events in two runs (groups of 20 and 200: nothing that stood out of
-the noise). A look takes 1.3 ms, also with 100 sessions in open transactions.
+cluster that writes anything anywhere, loses its meaning in another cluster, and with its index took 72 bytes more for
+an event (of 795) and 10 to 22 % of the rate of single events in two runs (groups of 20 and 200: nothing that stood out
+of the noise). A look takes 1.3 ms, also with 100 sessions in open transactions.
 
 The numbers must be drawn one by one (`CACHE 1`, as a serial column does), and copies keep `seq` and set the sequence.
 """
