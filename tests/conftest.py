@@ -113,6 +113,7 @@ def _empty(connection: sa.Connection) -> None:
         connection.execute(table.delete())
         if connection.execute(size, {"name": table.name}).scalar_one() > LARGE_BYTES:
             connection.execute(sa.text(f"TRUNCATE {table.name}"))
+    connection.execute(sa.text("SELECT setval('events_seq_seq', 1, false)"))
 
 
 @pytest.fixture

@@ -72,11 +72,8 @@ def id_in(content: bytes) -> str:
 
 
 @pytest.fixture
-def postgres(postgres_server, migrated_postgres) -> Iterator[str]:
-    name = f"horizon_{random.getrandbits(40):x}"
-    with psycopg.connect(f"{postgres_server.url}/postgres", autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE {migrated_postgres} STRATEGY FILE_COPY')
-    return f"{postgres_server.url}/{name}"
+def postgres(make_migrated: Callable[[str], str]) -> str:
+    return make_migrated("postgresql")
 
 
 @pytest.fixture
