@@ -435,6 +435,24 @@ def test_a_request_that_cannot_be_made_is_an_attempt_and_no_fault_of_the_sink(
 # --- pausing ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)  # where there is another replica
+def test_what_is_stored_after_a_pause_on_another_replica_does_not_go_out(database: Database, crm: SampleSink) -> None:
+    settings = sink(url(crm), **QUICK)
+
+    async def scenario() -> None:
+        async with station(database, crm=settings) as here:
+            await until(lambda: here.remote.told >= 2, "the first looks at the table")
+            here.remote.may_tell.clear()  # from here on it learns of nothing by looking
+            database.write(lambda c: sink_states.set_paused(c, "crm", paused=True, reason="by hand"))
+            await here.post(raw_event(1), raw_event(2))
+            await until(here.is_idle, "both given back")
+            assert (crm.total, here.relay.snapshot("crm")["paused"]) == (0, True)
+            here.remote.may_tell.set()
+
+    run(scenario())
+    assert states(database) == {"pending": 2}
+
+
 def test_a_pause_reaches_another_replica_and_a_resume_too(database: Database, crm: SampleSink) -> None:
     crm.answer_always(Answer.delayed(0.05))
     settings = sink(url(crm), concurrency=1, **QUICK)
