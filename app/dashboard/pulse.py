@@ -57,6 +57,9 @@ class Pulse:
     def put(self, ended: Bin) -> None:
         self._bins.append(ended)
 
+    def forget(self) -> None:
+        self._bins.clear()
+
     @property
     def known_seconds(self) -> int:
         """How far back it knows."""

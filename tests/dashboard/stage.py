@@ -55,7 +55,9 @@ class Stage:
         until(lambda: self.service.registration_state()["state"] != "pending", "the first look at Mailjet")
 
     def remember(self, bins: Sequence[tuple[int, Counter[str], int]]) -> None:
-        """What came before the test began: (seconds ago, events by type, deliveries to the CRM)."""
+        """What came before now, in place of what did: (seconds ago, events by type, deliveries to the CRM)."""
+        self.service.pulse.tick()
+        self.service.pulse.forget()
         now = int(time.time()) // 5 * 5
         for seconds, events, delivered in sorted(bins, reverse=True):
             self.service.pulse.put(Bin(now - seconds, events, {("crm", True): delivered}))
@@ -75,7 +77,9 @@ def traffic(count: int, *, seed: int = 7, hours: float = 3.0) -> list[dict[str, 
 
 
 @contextmanager
-def staged(folder: Path, *, sinks: Sequence[str] = ("crm", "pager", "warehouse"), **given: Any) -> Iterator[Stage]:
+def staged(
+    folder: Path, *, sinks: Sequence[str] = ("crm", "pager", "warehouse"), breaker_failures: int = 10_000, **given: Any
+) -> Iterator[Stage]:
     port = free_port()
     mailjet = StandInMailjet()
     api_key, secret_key = next(iter(DEFAULT_KEYS.items()))
@@ -88,7 +92,8 @@ def staged(folder: Path, *, sinks: Sequence[str] = ("crm", "pager", "warehouse")
                 api_key=api_key, secret_key=SecretStr(secret_key), base_url=mailjet_server.url)},
             "webhooks": {"orders": WebhookSettings(passwords=(SecretStr(PASSWORD),))},
             "sinks": {name: SinkSettings(
-                url=farm.url(name), retry_schedule_seconds=(), min_backoff_seconds=0, breaker_failures=10_000,
+                url=farm.url(name), retry_schedule_seconds=(), min_backoff_seconds=0, breaker_failures=breaker_failures,
+               
             ) for name in sinks},
         } | given)  # fmt: skip
         app = create_app(settings)

@@ -34,7 +34,7 @@
       fill: colour(legend.has(name) && name !== "unknown" ? `--k-${name}` : "--k-other"),
     })).reverse();
     return {
-      width: place.clientWidth, height: place.clientHeight, padding: [8, 0, 0, 0], legend: { show: false },
+      width: place.clientWidth, height: place.clientHeight, padding: [8, 18, 0, 0], legend: { show: false },
       cursor: { show: false }, tzDate: (ts) => uPlot.tzDate(new Date(ts * 1000), "Etc/UTC"),
       scales: { x: { range: (_, low, high) => [low, high + data.step] }, y: { range: (_, low, high) => [0, Math.max(high * 1.08, 4)] } },
       series: [{}, ...layers],
