@@ -40,7 +40,11 @@ def main() -> None:
     arguments.add_argument("--only", nargs="*", help="names of pages")
     asked = arguments.parse_args()
     asked.to.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, staged(Path(folder), breaker_failures=10) as stage, chromium() as browser:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        staged(Path(folder), breaker_failures=10) as stage,
+        chromium() as browser,
+    ):
         set_scene(stage)
         pages = {name: path for name, path in paths(stage) if not asked.only or name in asked.only}
         for look, options in LOOKS.items():
@@ -78,7 +82,7 @@ def message() -> list[dict[str, Any]]:
 
 
 def _history() -> Iterator[tuple[int, Counter[str], int]]:
-    chance = random.Random(3)  # noqa: S311
+    chance = random.Random(3)
     for back in range(5, 3600, 5):
         busy = 14 + 6 * math.sin(back / 170) + (10 if 200 < back < 290 else 0)
         counts = Counter(chance.choices(list(MIX), list(MIX.values()), k=round(chance.gauss(busy * 5, 7))))

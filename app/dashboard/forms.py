@@ -35,9 +35,9 @@ class Form:
 async def read_form(request: Request) -> Form:
     """A dependency. The size of a body is limited for all of REST. Raises BadRequest."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/x-www-form-urlencoded":
-        raise BadRequest("send it as application/x-www-form-urlencoded")
     body = (await request.body()).decode("utf-8", "replace")
+    if body and kind != "application/x-www-form-urlencoded":
+        raise BadRequest("send it as application/x-www-form-urlencoded")
     try:
         return Form(parse_qsl(body, keep_blank_values=True, max_num_fields=MAX_FIELDS))
     except ValueError:

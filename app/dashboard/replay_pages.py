@@ -85,7 +85,7 @@ def _start(desk: Desk, recipient: Recipient, selection: Selection, rate: float |
 
 def _ask_again(desk: Desk, request: Request, session: Session, name: str, form: Form, **told: Any) -> Response:
     """The form as it was filled in, with what the dry run found, or what does not fit."""
-    given = {key: [v for k, v in form.under(FILTER_PREFIX) if k == key and v] for key, _ in form.under(FILTER_PREFIX)}
+    given = {name: [value] for name, value in form.under(FILTER_PREFIX) if value}
     values = {"count": None, "fault": None, "given": given, "rate": form.text("rate"), **told}
     status = 422 if values["fault"] else 200
     return desk.pages.answer(

@@ -68,4 +68,3 @@ def build_router(settings: Settings, database: Database, keys: ApiKeys, registra
         return await database.run_read(lambda connection: view(connection, name))
 
     return router
-

@@ -93,7 +93,7 @@ def staged(
             "webhooks": {"orders": WebhookSettings(passwords=(SecretStr(PASSWORD),))},
             "sinks": {name: SinkSettings(
                 url=farm.url(name), retry_schedule_seconds=(), min_backoff_seconds=0, breaker_failures=breaker_failures,
-               
+
             ) for name in sinks},
         } | given)  # fmt: skip
         app = create_app(settings)
