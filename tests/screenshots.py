@@ -69,8 +69,9 @@ def set_scene(stage: Stage) -> None:
 def message() -> list[dict[str, Any]]:
     """One message's life."""
     start = int(time.time()) - 9 * 86_400
-    common = {"MessageID": 1152921526816354817, "email": "zoe.martin@example.com", "customcampaign": "spring-sale",
-              "mj_campaign_id": 7257, "CustomID": "order-17", "Message_GUID": "1ab23cd4-e567-8901-2345-6789f0ab1c2d"}  # fmt: skip
+    common = {"MessageID": 1152921526816354817, "email": "zoe.martin@example.com",
+              "customcampaign": "spring-sale", "mj_campaign_id": 7257, "CustomID": "order-17",
+              "Message_GUID": "1ab23cd4-e567-8901-2345-6789f0ab1c2d"}  # fmt: skip
     agent = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_2 like Mac OS X) AppleWebKit/605.1.15"
     steps: list[tuple[str, int, dict[str, Any]]] = [
         ("bounce", 2, {"hard_bounce": False, "error_related_to": "domain", "error": "greylisted"}),

@@ -17,8 +17,8 @@ from tests.dashboard.conftest import csrf_of, press, signed_in
 
 PAGES = (
     "/", "/dashboard/events", "/dashboard/events/x", "/dashboard/messages?id=1", "/dashboard/sinks",
-    "/dashboard/sinks/crm", "/dashboard/replays", "/dashboard/replays/x", "/dashboard/webhooks", "/dashboard/webhooks/orders",
-    "/dashboard/quarantine", "/dashboard/quarantine/x",
+    "/dashboard/sinks/crm", "/dashboard/replays", "/dashboard/replays/x", "/dashboard/webhooks",
+    "/dashboard/webhooks/orders", "/dashboard/quarantine", "/dashboard/quarantine/x",
 )  # fmt: skip
 ACTIONS = (
     "/dashboard/log-out", "/dashboard/sinks/crm/pause", "/dashboard/sinks/crm/resume", "/dashboard/sinks/crm/test",
