@@ -56,7 +56,7 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
         ask = parse_ask(query, last_event_id or LATEST, PAGE_EVENTS)
         return LiveStream(desk.feed, ask, rows, on_end=desk.on_stream_end)
 
-    def rows(events: Sequence[dict[str, Any]]) -> Any:
+    def rows(events: Sequence[dict[str, Any]]) -> str:
         return desk.pages.fragment("event_rows.html", events=events)
 
     @router.get(LIST + "/{id}")

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
-from markupsafe import Markup
 
 from app.query.feed import Ask, Feed, FeedPage
 from app.query.stream import EventStream, place_frame
@@ -24,7 +23,7 @@ ROWS = 12  # shown of one frame
 PACE_SECONDS = 0.4
 LIFE_SECONDS = 600.0
 
-RenderRows = Callable[[Sequence[dict[str, Any]]], Markup]
+RenderRows = Callable[[Sequence[dict[str, Any]]], str]
 
 
 class LiveStream(EventStream):
@@ -48,7 +47,7 @@ class LiveStream(EventStream):
             "total": len(page.events),
             "skipped": self._skipped,
             "counts": Counter(event.type for event in page.events),
-            "rows": str(self._render_rows(newest)),
+            "rows": self._render_rows(newest),
         }
         return b"id: %b\nevent: batch\ndata: %b\n\n" % (cursor.encode(), orjson.dumps(data))
 
