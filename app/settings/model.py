@@ -82,7 +82,8 @@ class SinkSettings(_Group):
     webhooks: Names = Field((), description="webhooks it hears of; unset: all")
     events: Names = Field(
         (),
-        description="event types it hears of, also `jethook.*` or single operator types; unset: all of Mailjet's",
+        description="event types it hears of, also `jethook.*`, `suppression.*` or some of these; unset: all of"
+        " Mailjet's",
     )
     filter: Annotated[str | None, AfterValidator(check_condition)] = Field(
         None, description="further condition on the event's fields (JSON, see Filters)"

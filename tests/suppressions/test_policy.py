@@ -64,9 +64,8 @@ def test_a_test_event_says_nothing():
 
 
 def soft(*days: float, message: str | None = None) -> list[Fact]:
-    return [
-        Fact("a", Reason.SOFT_BOUNCES, None, int(day * DAY) * MICROS, f"id{n}", message) for n, day in enumerate(days)
-    ]
+    times = [int(day * DAY) * MICROS for day in days]
+    return [Fact("a", Reason.SOFT_BOUNCES, None, at, f"id{n}", message) for n, at in enumerate(times)]
 
 
 def test_passing_bounces_suppress_by_their_number_within_the_days():
