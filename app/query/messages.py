@@ -60,7 +60,7 @@ class Arrival:
 def find_message(connection: Connection, asked: str, query: MessageQuery) -> dict[str, Any] | None:
     """The message whose MessageID, or else whose GUID, is `asked`; None where no event tells of one."""
     conditions = _conditions_of(connection, asked, query.webhook)
-    webhooks, tallies = tallies_of(connection, conditions)
+    webhooks, tallies = _tallies(connection, conditions)
     if not tallies:
         return None
     arrivals = _arrivals(connection, conditions, webhooks)
@@ -114,7 +114,7 @@ def copied_tally_statement(conditions: list[Condition]) -> sa.Select[Any]:
     return sa.select(*alike, sa.func.count(), *times).group_by(*alike)
 
 
-def tallies_of(connection: Connection, conditions: list[Condition]) -> tuple[int, list[Tally]]:
+def _tallies(connection: Connection, conditions: list[Condition]) -> tuple[int, list[Tally]]:
     """(the number of webhooks that have stored events, what they hold)."""
     rows = connection.execute(tally_statement(conditions)).all()
     webhooks = len({row[0] for row in rows})

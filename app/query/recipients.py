@@ -1,13 +1,15 @@
 """What happened to one address, and whether it may still be mailed: `GET /v1/recipients/{email}`.
 
-Counts are added up by the database, along the index of addresses; what two webhooks of a connection have both stored
-counts once, as in a message's timeline. Addresses are exact in their local part; the few that have capitals there are
-kept by their small letters as well, so that a folded search asks the same index for two or three spellings.
+Some addresses have tens of thousands of events. Counts and times come from the index of addresses alone, which holds
+time, type and webhook; of the events themselves just the latest are read. Two webhooks of a connection may both have
+stored an arrival: of events of one type in the same second those of the webhook that has the most count.
+
+Addresses are exact in their local part. The few that have capitals there are kept by their small letters as well, so
+that a folded search asks the same index for two or three spellings.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
@@ -20,8 +22,6 @@ from app.clock import from_micros, rfc3339
 from app.filters import Condition, Filters, Unindexed
 from app.mailjet.vocabulary import normal_email
 from app.models import SuppressionReason, SuppressionScope
-from app.query.messages import tallies_of
-from app.query.timeline import Tally
 from app.suppressions.digest import suppression_id
 from app.suppressions.policy import Entry, scope_of
 from app.suppressions.queries import Place, acts, events, spellings, suppressions
@@ -51,18 +51,18 @@ def find_recipient(
     email = normal_email((clean(asked) or "")[:STORED_CHARS])
     emails = spellings_of(connection, email) if query.folded else [email]
     conditions = recipient_conditions(emails)
-    webhooks, tallies = tallies_of(connection, conditions)
+    webhooks, counts = _tally(connection, conditions)
     found = suppressions_of(connection, emails, digest)
     history = history_of(connection, emails)
     return {
         "email": email,
-        "known": bool(tallies or history or any(row["email"] is not None for row in found)),
+        "known": bool(webhooks or history or any(row["email"] is not None for row in found)),
         "spellings": emails,
-        **_counts(tallies),
+        **counts,
         "suppressed": any(row["scope"] == SuppressionScope.ADDRESS for row in found),
         "suppressions": [suppression_view(row) for row in found],
         "history": history,
-        "events": _latest(connection, conditions, webhooks, raw="raw" in query.include),
+        "events": _latest(connection, conditions, webhooks, query.include),
     }
 
 
@@ -133,23 +133,46 @@ def _act_view(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in names} | {"at": rfc3339(row["at"])}
 
 
-def _counts(tallies: Sequence[Tally]) -> dict[str, Any]:
-    counts: Counter[str] = Counter()
-    for tally in tallies:
-        counts[tally.type] += tally.count
-    return {
+def tally_statement(conditions: Sequence[Condition]) -> sa.Select[Any]:
+    """(type, count, first and last time) at each webhook."""
+    kind = Unindexed(events.c.type), Unindexed(events.c.webhook)
+    times = sa.func.min(events.c.occurred_at).label("first"), sa.func.max(events.c.occurred_at).label("last")
+    counted = sa.select(events.c.type, events.c.webhook, sa.func.count().label("count"), *times)
+    return counted.where(*conditions).group_by(*kind)
+
+
+def copied_tally_statement(conditions: Sequence[Condition]) -> sa.Select[Any]:
+    """(type, count) where there may be copies: what one webhook has most of a type in a second."""
+    alike = events.c.occurred_at, events.c.type
+    counted = sa.select(*alike, sa.func.count().label("count")).where(*conditions)
+    at_each = counted.group_by(*alike, events.c.webhook).subquery()
+    most = sa.select(at_each.c.type, sa.func.max(at_each.c.count).label("count"))
+    arrivals = most.group_by(at_each.c.occurred_at, at_each.c.type).subquery()
+    return sa.select(arrivals.c.type, sa.func.sum(arrivals.c.count)).group_by(arrivals.c.type)
+
+
+def _tally(connection: Connection, conditions: Sequence[Condition]) -> tuple[int, dict[str, Any]]:
+    """(the number of webhooks that have stored events, counts and times as they are answered)."""
+    rows = connection.execute(tally_statement(conditions)).all()
+    webhooks = len({row.webhook for row in rows})
+    counts = {row.type: row[2] for row in rows}
+    if webhooks > 1:
+        counts = {type: int(count) for type, count in connection.execute(copied_tally_statement(conditions))}
+    return webhooks, {
         "counts": dict(sorted(counts.items())),
-        "first_event_at": rfc3339(min(tally.first for tally in tallies)) if tallies else None,
-        "last_event_at": rfc3339(max(tally.last for tally in tallies)) if tallies else None,
+        "first_event_at": rfc3339(min(row.first for row in rows)) if rows else None,
+        "last_event_at": rfc3339(max(row.last for row in rows)) if rows else None,
     }
 
 
 def latest_statement(conditions: Sequence[Condition], limit: int) -> sa.Select[Any]:
-    return sa.select(*_COLUMNS).where(*conditions).order_by(events.c.id.desc()).limit(limit)
+    """Along the index, from its end."""
+    newest = events.c.occurred_at.desc(), events.c.id.desc()
+    return sa.select(*_COLUMNS).where(*conditions).order_by(*newest).limit(limit)
 
 
 def _latest(
-    connection: Connection, conditions: Sequence[Condition], webhooks: int, *, raw: bool
+    connection: Connection, conditions: Sequence[Condition], webhooks: int, include: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The latest fifty, the newest first; of copies at several webhooks that of the first webhook by name."""
     if not webhooks:
@@ -159,4 +182,4 @@ def _latest(
     for row in map(dict, rows):
         key = row["occurred_at"], row["raw"] or row["id"]
         alike[key] = min(alike.get(key, row), row, key=lambda copy: str(copy["webhook"]))
-    return [event_view(row, include_raw=raw) for row in list(alike.values())[:LATEST]]
+    return [event_view(row, include_raw="raw" in include) for row in list(alike.values())[:LATEST]]

@@ -173,7 +173,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_events_email",
         "events",
-        ["email"],
+        ["email", "occurred_at", "type", "webhook"],
         unique=False,
         postgresql_where=sa.text("email IS NOT NULL"),
         sqlite_where=sa.text("email IS NOT NULL"),

@@ -12,7 +12,13 @@ from fastapi.testclient import TestClient
 from app.db import Database
 from app.operator_events import Change, Nobody
 from app.query import recipient_routes, suppression_routes
-from app.query.recipients import in_force_statements
+from app.query.recipients import (
+    copied_tally_statement,
+    in_force_statements,
+    latest_statement,
+    recipient_conditions,
+    tally_statement,
+)
 from app.query.suppression_lists import SuppressionQuery, suppression_page
 from app.suppressions import queries
 from app.suppressions.digest import address_digest
@@ -359,3 +365,20 @@ def explain(database: Database, statement: sa.Select[Any]) -> str:
         sql = str(statement.compile(connection, compile_kwargs={"literal_binds": True}))
         prefix = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
         return "\n".join(str(row[-1]) for row in connection.exec_driver_sql(prefix + sql.replace("%", "%%")))
+
+
+def test_an_address_is_counted_from_its_index_alone_and_its_latest_events_are_found_there(database: Database):
+    store(database, *([row_of(payload(SENT, f"p{n % 7}@x.org", START + n, n + 1)) for n in range(k, k + 500)]
+                      for k in range(0, 3000, 500)))  # fmt: skip
+    if not database.is_sqlite:
+        with database.writer.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text("VACUUM ANALYZE events"))
+
+    for emails in (["p1@x.org"], ["p1@x.org", "P1@x.org"]):
+        conditions = recipient_conditions(emails)
+        latest = explain(database, latest_statement(conditions, 50))
+        assert "ix_events_email" in latest
+        for statement in (tally_statement(conditions), copied_tally_statement(conditions)):
+            counting = explain(database, statement)
+            assert "ix_events_email" in counting
+            assert ("COVERING INDEX" if database.is_sqlite else "Index Only Scan") in counting
