@@ -195,7 +195,7 @@ def make_desk(service: Service, assets: Assets) -> Desk:
         sinks=Sinks(settings, service.database, service.relay, service.herald),
         registrar=service.registrar, ingest=service.ingest, recipients=service.recipients,
         look_again=service.look_again, replays_look_again=service.replays.look_again,
-        on_stream_end=service.metrics.stream_ended,
+        on_stream_end=service.metrics.stream_ended, keeper=service.keeper, digest=service.digest,
     )  # fmt: skip
 
 

@@ -98,6 +98,8 @@ def paths(stage: Stage) -> Iterator[tuple[str, str]]:
     yield "events", "/dashboard/events"
     yield "event", f"/dashboard/events/{click['id']}"
     yield "message", f"/dashboard/messages?id={click['message_id']}"
+    yield "recipients", "/dashboard/recipients"
+    yield "recipient", f"/dashboard/recipients?email={click['email']}"
     yield "sinks", "/dashboard/sinks"
     yield "sink", "/dashboard/sinks/warehouse"
     yield "replays", "/dashboard/replays"

@@ -18,11 +18,13 @@ from app.registration.shapes import WebhookModel
 from app.replay.selection import Recipient
 from app.settings import Settings
 from app.sinks.service import Sinks
+from app.suppressions.keeping import Keeper
 
 
 @dataclass(frozen=True)
 class Desk:
-    """The parts are those of REST; `look_again` wakes the worker, `replays_look_again` what carries replays on."""
+    """The parts of REST. `look_again` wakes the worker, `replays_look_again` what carries replays on, `digest`
+    finds who was erased and stays suppressed."""
 
     settings: Settings
     database: Database
@@ -37,6 +39,8 @@ class Desk:
     look_again: Callable[[], None]
     replays_look_again: Callable[[], None]
     on_stream_end: Callable[[str], None]
+    keeper: Keeper
+    digest: Callable[[str], str]
     slots: Sequence[Slot] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app.clock import utc_now
 from app.dashboard.attention import notices
-from app.dashboard.chart import SPANS, chart_of
+from app.dashboard.chart import SPANS, live_chart
 from app.dashboard.desk import Desk
 from app.dashboard.figures import figures
 from app.dashboard.sessions import Session
@@ -50,8 +50,9 @@ def overview_values(desk: Desk, span: str) -> dict[str, Any]:
         "most_counted": MOST_COUNTED,
         "webhooks": [(webhook, {c.type: (c, health_of(c, now)) for c in webhook.callbacks if not c.backup})
                      for webhook in webhooks],
-        "chart": chart_of(desk.pulse, span),
-        "spans": SPANS,
+        "chart": live_chart(desk.pulse, span),
+        "tabs": {name: told[0] for name, told in SPANS.items()},
+        "span": span,
         "rate": sum(desk.pulse.counts(60).values()) / 60,
         "figures": figures(desk.pulse.counts(3600)),
         "events": [event_view(row, include_raw=False) for row in newest.rows],

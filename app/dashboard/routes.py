@@ -8,6 +8,7 @@ from app.dashboard import (
     message_pages,
     overview,
     quarantine_pages,
+    recipient_pages,
     replay_pages,
     sign_in,
     sink_pages,
@@ -17,7 +18,10 @@ from app.dashboard.assets import PREFIX, Assets
 from app.dashboard.desk import Desk
 from app.dashboard.pages import page_route
 
-PAGES = (sign_in, overview, event_pages, message_pages, sink_pages, replay_pages, webhook_pages, quarantine_pages)
+PAGES = (
+    sign_in, overview, event_pages, message_pages, recipient_pages, sink_pages, replay_pages,
+    webhook_pages, quarantine_pages,
+)  # fmt: skip
 
 
 def build_router(desk: Desk, assets: Assets) -> APIRouter:

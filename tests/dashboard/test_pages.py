@@ -7,6 +7,7 @@ import re
 from html import unescape
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from fastapi.testclient import TestClient
@@ -81,18 +82,19 @@ def test_every_page_has_headers_that_let_nothing_else_run(person: TestClient):
 
 def test_hostile_events_are_text_on_every_page(person: TestClient, hostile: dict[str, Any], service: Service):
     entry = make_quarantined(service.database, body=HOSTILE.encode(), reason=HOSTILE, webhook="orders")
-    pages = [
-        get(person, path)
-        for path in ("/", "/dashboard/events", f"/dashboard/events/{hostile['id']}", "/dashboard/sinks/crm",
-                     "/dashboard/quarantine", f"/dashboard/quarantine/{entry['id']}")
-    ]  # fmt: skip
+    email = quote(HOSTILE)
+    paths = (
+        f"/dashboard/recipients?email={email}", "/", "/dashboard/events", f"/dashboard/events/{hostile['id']}",
+        "/dashboard/sinks/crm", "/dashboard/quarantine", f"/dashboard/quarantine/{entry['id']}",
+    )  # fmt: skip
+    pages = [get(person, path) for path in paths]
     message = person.get("/dashboard/messages", params={"id": HOSTILE})
     assert message.status_code == 200
     assert_nothing_runs(message.text)
     assert all(
         "<script>alert" not in page and "<img" not in page and ">49<" not in page for page in [*pages, message.text]
     )
-    assert HOSTILE in unescape(pages[1])
+    assert HOSTILE in unescape(pages[2])
 
 
 def test_hostile_filters_come_back_as_text(person: TestClient):
@@ -242,6 +244,23 @@ def test_an_entry_is_read_again_stays_where_it_cannot_be_and_is_deleted(person: 
     assert "It stays: still not an event" in get(person, stays.headers["location"])
     press(person, f"/dashboard/quarantine/{broken['id']}/delete")
     assert "It is empty" in get(person, "/dashboard/quarantine")
+
+
+def test_a_person_suppresses_an_address_and_lifts_it_again_with_a_reason(person: TestClient):
+    path = "/dashboard/recipients?email=a%40example.com"
+    assert "never seen" in get(person, path)
+
+    press(person, "/dashboard/recipients/suppress", email="a@EXAMPLE.com", comment="asked by telephone")
+    page = get(person, path)
+    assert "do not mail" in page
+    assert "asked by telephone" in page
+    assert ">a@example.com</a>" in get(person, "/dashboard/recipients?reason=manual")
+    assert ">a@example.com</a>" not in get(person, "/dashboard/recipients?reason=complaint")
+    assert press(person, "/dashboard/recipients/lift", email="a@example.com").status_code == 422
+    press(person, "/dashboard/recipients/lift", email="a@example.com", comment="asked again")
+    page = get(person, path)
+    assert "1 lifted" in page
+    assert "Nothing is in force" in page
 
 
 def test_a_delivery_is_tried_again_or_given_up(person: TestClient, service: Service):

@@ -16,15 +16,16 @@ from app.settings import load_settings
 from tests.dashboard.conftest import csrf_of, press, signed_in
 
 PAGES = (
-    "/", "/dashboard/events", "/dashboard/events/x", "/dashboard/messages?id=1", "/dashboard/sinks",
-    "/dashboard/sinks/crm", "/dashboard/replays", "/dashboard/replays/x", "/dashboard/webhooks",
+    "/", "/dashboard/events", "/dashboard/events/x", "/dashboard/messages?id=1", "/dashboard/recipients",
+    "/dashboard/sinks", "/dashboard/sinks/crm", "/dashboard/replays", "/dashboard/replays/x", "/dashboard/webhooks",
     "/dashboard/webhooks/orders", "/dashboard/quarantine", "/dashboard/quarantine/x",
 )  # fmt: skip
 ACTIONS = (
-    "/dashboard/log-out", "/dashboard/sinks/crm/pause", "/dashboard/sinks/crm/resume", "/dashboard/sinks/crm/test",
-    "/dashboard/sinks/crm/replay", "/dashboard/sinks/crm/retry-dead", "/dashboard/webhooks/orders/plan",
-    "/dashboard/webhooks/orders/register", "/dashboard/quarantine/x/reprocess", "/dashboard/quarantine/x/delete",
-    "/dashboard/replays/x/cancel", "/dashboard/deliveries/x/retry", "/dashboard/deliveries/x/cancel",
+    "/dashboard/log-out", "/dashboard/recipients/suppress", "/dashboard/recipients/lift", "/dashboard/sinks/crm/pause",
+    "/dashboard/sinks/crm/resume", "/dashboard/sinks/crm/test", "/dashboard/sinks/crm/replay",
+    "/dashboard/sinks/crm/retry-dead", "/dashboard/webhooks/orders/plan", "/dashboard/webhooks/orders/register",
+    "/dashboard/quarantine/x/reprocess", "/dashboard/quarantine/x/delete", "/dashboard/replays/x/cancel",
+    "/dashboard/deliveries/x/retry", "/dashboard/deliveries/x/cancel",
 )  # fmt: skip
 
 
