@@ -222,7 +222,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.router.routes.insert(0, service.receiver.route())
     keys = service.keys
     rest = APIRouter()
-    rest.include_router(query_routes.build_router(service.database, keys))
+    rest.include_router(query_routes.build_router(service.database, keys, settings.page_seconds))
     rest.include_router(export_routes.build_router(service.exports, keys))
     rest.include_router(feed_routes.build_router(service.feed, keys, service.metrics.stream_ended))
     rest.include_router(delivery_routes.build_router(service.database, keys, service.look_again))

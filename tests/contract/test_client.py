@@ -18,6 +18,8 @@ from app.settings import load_settings
 from app.simulator.server import LocalServer
 from tests.contract.document import SNAPSHOT
 
+pytestmark = pytest.mark.timeout(180)  # the generator and mypy, on a busy machine
+
 PACKAGE = "generated_jethook_client"
 PASSWORD = "client-password"
 EVENT = {"event": "open", "time": 1_777_802_400, "email": "a@example.com", "MessageID": 19421777835146490}
@@ -35,7 +37,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(module: str, *arguments: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, timeout=150, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
