@@ -40,6 +40,8 @@ def read_deliveries(connection: Connection, query: DeliveryQuery, position: Posi
 def _by_state(connection: Connection, query: DeliveryQuery, position: Position | None) -> Page | None:
     """By the index of pending or of dead deliveries; None where it leads to more than can be sorted."""
     sinks = query.sink or known_sinks(connection, query)
+    if not sinks:
+        return Page((), None)  # none is in that state
     query = query.model_copy(update={"sink": sinks})
     if is_few(connection, deliveries, index_conditions(query), MOST_SORTED):
         return page_of(fetch(connection, sorted_deliveries(query, position)), KEYS, query.limit)

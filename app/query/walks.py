@@ -108,8 +108,8 @@ def sorted_page(
     rows: sa.Select[Any], keys: Keys, conditions: Sequence[Condition], *, descending: bool, limit: int
 ) -> sa.Select[Any]:
     """The first of few rows, which are found by another index than that of their order, and sorted."""
-    # PostgreSQL would rather walk along the order and hope to meet them soon.
-    found = rows.where(*conditions).cte("found").prefix_with("MATERIALIZED", dialect="postgresql")
+    # Both databases would rather walk along the order and hope to meet them soon.
+    found = rows.where(*conditions).cte("found").prefix_with("MATERIALIZED")
     order = (found.c[key.name].desc() if descending else found.c[key.name].asc() for key in keys)
     return sa.select(found).order_by(*order).limit(limit)
 

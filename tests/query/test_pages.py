@@ -20,6 +20,7 @@ from app.query.queries import quarantine_walk
 from app.query.walks import Bound, Walk
 from tests.factories import NOON, event_values, insert
 from tests.query.conftest import routers
+from tests.query.test_plans import recorded
 from tests.rest import asking
 
 STEP = 7
@@ -130,6 +131,15 @@ def test_a_walk_over_deliveries_gives_each_once(database: Database, asked: dict[
 
     keys = sorted(((row["event_id"], row["sink"]) for row in fitting), reverse=order == "desc")
     assert [(row["event_id"], row["sink"]) for row in found] == keys
+
+
+@pytest.mark.parametrize("state", ["dead", "pending"])
+def test_where_nothing_is_in_a_state_no_delivery_is_looked_at(database: Database, state: str) -> None:
+    with database.reading() as connection, recorded(database.reader) as statements:
+        page = read_deliveries(connection, DeliveryQuery(state=[state]), None, never)
+
+    assert (page.rows, page.beyond) == ((), None)
+    assert [statement for statement, _ in statements if "created_at" in statement] == []
 
 
 def test_a_walk_over_quarantine_gives_each_entry_once(database: Database) -> None:
