@@ -95,22 +95,23 @@ def read_events(connection: Connection, query: EventQuery, position: Position | 
 def _read_by_type(connection: Connection, asked: Asked, enough: Enough) -> Page:
     """Along the one part of the index with a webhook and a type; or along several, where that is all that is asked."""
     limit = asked.query.limit
-    pairs = _pairs(connection, asked.query)
+    webhooks = list(dict.fromkeys(asked.query.webhook)) or known_webhooks(connection)
+    pairs = _pairs(connection, webhooks, asked.query.type)
     walks = [pair_walk(asked, *pair) for pair in pairs[:MOST_MERGED]]
     if len(pairs) == 1:
         return read_walk(connection, walks[0], limit, enough)
     if 0 < len(pairs) <= MOST_MERGED and not walks[0].besides:
         return read_merged(connection, walks, limit)
-    if _leads_to_few(connection, asked.query, PAIR if asked.query.webhook else ("type",)):
-        return page_of(fetch(connection, asked.sorted(PAIR)), KEYS, limit)
+    named = Asked(asked.query.model_copy(update={"webhook": webhooks}), asked.position)
+    if (asked.query.webhook or 0 < len(webhooks) <= MOST_MERGED) and _leads_to_few(connection, named.query, PAIR):
+        return page_of(fetch(connection, named.sorted(PAIR)), KEYS, limit)
     return read_walk(connection, asked.walk(), limit, enough)
 
 
-def _pairs(connection: Connection, query: EventQuery) -> list[tuple[str, str]]:
-    """The webhooks and types that are asked for, or that events bear; only some of them where they are too many."""
-    webhooks = list(dict.fromkeys(query.webhook)) or known_webhooks(connection)
-    if query.type:
-        return list(islice(product(webhooks, dict.fromkeys(query.type)), MOST_MERGED + 1))
+def _pairs(connection: Connection, webhooks: Sequence[str], types: Sequence[str]) -> list[tuple[str, str]]:
+    """The webhooks with the types asked for, or with those that events bear; only some where they are too many."""
+    if types:
+        return list(islice(product(webhooks, dict.fromkeys(types)), MOST_MERGED + 1))
     found = ((webhook, kind) for webhook in webhooks for kind in known_types(connection, webhook))
     return list(islice(found, MOST_MERGED + 1))
 
