@@ -203,7 +203,7 @@ def export(
         list[str] | None,
         typer.Argument(metavar="[NAME=VALUE]...", help="Filters of GET /v1/events, as type=bounce; repeated: any."),
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="ndjson or csv.")] = "ndjson",
+    form: Annotated[str, typer.Option("--format", help="ndjson, csv or parquet.")] = "ndjson",
     output: Annotated[Path | None, typer.Option(help="File to write; it is there only when whole.")] = None,
     order: Annotated[str, typer.Option(help="asc (oldest first) or desc.")] = "asc",
     gzip: Annotated[bool, typer.Option("--gzip", help="Compress; so does a name ending in .gz.")] = False,
@@ -213,11 +213,11 @@ def export(
     from app.transfer import files  # noqa: PLC0415
     from app.transfer.progress import progress  # noqa: PLC0415
 
+    packed = gzip or (output is not None and output.suffix == ".gz")
     try:
-        asked = files.parse_filters(filters or [], format=form, order=order, csv_safe=csv_safe)
+        asked = files.parse_filters(filters or [], gzip=packed, format=form, order=order, csv_safe=csv_safe)
     except files.BadFilters as fault:
         _usage("\n".join(fault.faults))
-    packed = gzip or (output is not None and output.suffix == ".gz")
     try:
         with _database(_settings()) as database, files.whole_file(output) as file, progress(err, "export") as tell:
             count = files.export_events(

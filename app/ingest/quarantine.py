@@ -38,7 +38,7 @@ def build_router(database: Database, keys: ApiKeys, ingest: Ingest) -> APIRouter
         " that tells why.",
         responses=PROBLEM_RESPONSES | problem_responses(404, 409),
     )
-    async def reprocess_entry(id: Annotated[str, Path(description="id of the entry")]) -> Reprocessed:
+    async def reprocess_quarantined(id: Annotated[str, Path(description="id of the entry")]) -> Reprocessed:
         return await reprocess(database, ingest, id)
 
     return router
