@@ -22,7 +22,7 @@ from app.mailjet.payloads import MalformedPayload, decode
 from app.query import queries
 from app.query.cursor import decode_cursor, encode_cursor, scope_of
 from app.query.feed import LATEST, parse_ask
-from app.query.queries import Page
+from app.query.pages import Page
 from app.query.stream import PAGE_EVENTS
 from app.settings import mask_url
 from app.views import EVENT_ID_PATTERN, delivery_view, event_view, exact, parse_delivery_id
@@ -41,7 +41,7 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
             query, fault = parse_fields(EventQuery, request.query_params.multi_items()), None
         except Invalid as error:
             query, fault = EventQuery(), error
-        page, next_cursor = _page_of(desk, query) if fault is None else (Page((), has_more=False), None)
+        page, next_cursor = _page_of(desk, query) if fault is None else (Page((), None), None)
         return desk.pages.answer(
             request, "events.html", session, status=200 if fault is None else 422, fault=fault,
             given=_given(request), events=[event_view(row, include_raw=False) for row in page.rows],
@@ -92,7 +92,7 @@ def _page_of(desk: Desk, query: EventQuery) -> tuple[Page, str | None]:
     position = None if query.cursor is None else decode_cursor(query.cursor, scope, (str,))
     with desk.database.reading() as connection:
         page = queries.list_events(connection, query, position)
-    return page, encode_cursor(scope, (page.rows[-1]["id"],)) if page.has_more else None
+    return page, None if page.beyond is None else encode_cursor(scope, page.beyond)
 
 
 def _given(request: Request) -> dict[str, list[str]]:

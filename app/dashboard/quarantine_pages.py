@@ -5,7 +5,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from app.clock import to_micros
 from app.dashboard.desk import Desk
 from app.dashboard.forms import parse_fields
 from app.dashboard.hexdump import hexdump
@@ -34,8 +33,7 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
         position = None if query.cursor is None else decode_cursor(query.cursor, scope, (int, str))
         with desk.database.reading() as connection:
             page = queries.list_quarantine(connection, query, position)
-        last = page.rows[-1] if page.has_more else None
-        following = encode_cursor(scope, (to_micros(last["received_at"]), last["id"])) if last else None
+        following = None if page.beyond is None else encode_cursor(scope, page.beyond)
         entries = [quarantine_view(row) for row in page.rows]
         return desk.pages.answer(request, "quarantine.html", session, entries=entries, following=following)
 

@@ -77,6 +77,5 @@ def _dead_of(desk: Desk, name: str, cursor: str | None) -> tuple[list[dict[str, 
     position = decode_cursor(cursor, scope, (str, str)) if cursor else None
     with desk.database.reading() as connection:
         page = queries.list_deliveries(connection, query, position)
-    last = page.rows[-1] if page.has_more else None
-    following = encode_cursor(scope, (last["event_id"], last["sink"])) if last else None
+    following = None if page.beyond is None else encode_cursor(scope, page.beyond)
     return [delivery_view(row) for row in page.rows], following
