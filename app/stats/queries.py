@@ -226,9 +226,8 @@ def _counted(connection: Connection, question: Question, how: Plan) -> Rows:
     width = 1 + len(question.group_by)
     for statement in statements:
         for found in connection.execute(statement.limit(MOST_ROWS * 10)):
-            rows.setdefault(tuple(found[:width]), Row()).kinds[found[width], found[width + 1], found[width + 2]] += (
-                found[-1]
-            )
+            kind = (found[width], found[width + 1], found[width + 2])
+            rows.setdefault(tuple(found[:width]), Row()).kinds[kind] += found[-1]
     return rows
 
 
@@ -297,7 +296,7 @@ def unique_statement(dialect: str, question: Question, hours: tuple[int, int], l
     both = sa.union_all(counted, _loose_rows(dialect, len(keys))).subquery()
     grouped = [both.c[f"k{number}"] for number in range(len(keys))]
     different = [sa.func.count(sa.distinct(sa.func.nullif(both.c[name], 0))) for name in ("recipient", "message")]
-    return sa.select(*grouped, *different).group_by(*_parted(question, grouped))
+    return sa.select(*grouped, *different).group_by(*grouped)
 
 
 def _loose_rows(dialect: str, keys: int) -> sa.Select[Any]:

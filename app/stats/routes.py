@@ -19,8 +19,8 @@ RATES = (
     " Rates are null where they would divide by nothing, or where the grouping or a filter parts what they compare"
     " (`type`, `reason`, `outcome`, `permanent`, `automated`). `delivery` is `sent` (the receiving server took the"
     " message) of all attempts that ended: `sent`, `bounce` and `blocked`, without deferrals. `bounce` is `bounce` of"
-    " the same. `open`, `click`, `complaint` (`spam`) and `unsubscribe` (`unsub`) are of `sent`. They compare the events"
-    " of the row's time, not the fate of the messages sent in it: a message that is opened twice counts twice, and a"
+    " the same. `open`, `click`, `complaint` (`spam`) and `unsubscribe` (`unsub`) are of `sent`. They compare events of"
+    " the row's time, not the fate of the messages sent in it: a message that is opened twice counts twice, and a"
     " rate can be above 1. Machines' opens and clicks are in `counts`, told in `automated`, and left out of rates."
 )
 TIMES = (
