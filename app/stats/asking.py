@@ -104,7 +104,8 @@ def plan(question: Question) -> Plan:
     if foreign:
         _refuse_unserved(used, foreign)
         return Plan(None)
-    view = smallest_view(used | set(question.group_by)) or View.WHOLE
+    view = smallest_view(used | set(question.group_by))
+    view = View.WHOLE if view is None else view
     first, beyond = _range_of(question.filters)
     start, end = -(-first // HOUR_MICROS), beyond // HOUR_MICROS
     if start > end:  # within one hour

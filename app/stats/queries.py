@@ -41,7 +41,7 @@ MOST_READ = 50_000  # events read for filters that only an index serves, or at t
 MOST_WHOLE = 300_000  # events looked at where the question's fields are in no view together
 EXACT = 60_000  # events in a range up to which recipients and messages are told apart one by one,
 EXACT_IN_A_DAY = 400_000  # and within one day;
-SAMPLE = 20_000  # of more, so many at least
+SAMPLE = 8_000  # of more, so many at least
 
 Parts = list[sa.ColumnElement[Any]]
 KIND = (cells.c.type, cells.c.outcome, cells.c.automated)
