@@ -163,10 +163,15 @@ class Delivery(SQLModel, table=True):
     last_error: str | None = Field(default=None, sa_type=_text())
     created_at: datetime = Field(sa_type=UTCDateTime)
     settled_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    # Attempt 1 where it succeeded, as nearly all do: a row of its own would be a fifth of the relay's writing.
+    first_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    first_status: int | None = Field(default=None)
+    first_duration_ms: float | None = Field(default=None)
+    first_excerpt: str | None = Field(default=None, sa_type=_text())
 
 
 class Attempt(SQLModel, table=True):
-    """One HTTP try of a delivery, numbered from 1."""
+    """One HTTP try of a delivery, numbered from 1; a first one that succeeded stands in the delivery's own row."""
 
     __tablename__ = "attempts"
     __table_args__ = (sa.PrimaryKeyConstraint("event_id", "sink", "number"), {"sqlite_with_rowid": False})

@@ -25,7 +25,7 @@ from app.filters import (
     quarantine_conditions,
     walked_campaign,
 )
-from app.models import Attempt, Delivery, Event, Quarantined
+from app.models import Attempt, AttemptOutcome, Delivery, Event, Quarantined
 from app.query.cursor import Position
 from app.views import VIEW_COLUMNS
 
@@ -128,13 +128,31 @@ def list_deliveries_of(connection: Connection, event_id: str) -> Sequence[Row]:
 
 def list_attempts(connection: Connection, event_id: str, sink: str | None = None) -> dict[str, list[Row]]:
     """The attempts of one event's deliveries by sink, in the order they were made."""
-    wanted = sa.select(*ATTEMPT_COLUMNS).where(attempts.c.event_id == event_id)
+    made = all_attempts()
+    wanted = sa.select(made).where(made.c.event_id == event_id)
     if sink is not None:
-        wanted = wanted.where(attempts.c.sink == sink)
+        wanted = wanted.where(made.c.sink == sink)
     found: dict[str, list[Row]] = {}
-    for row in _rows(connection, wanted.order_by(attempts.c.sink, attempts.c.number)):
+    for row in _rows(connection, wanted.order_by(made.c.sink, made.c.number)):
         found.setdefault(row["sink"], []).append(row)
     return found
+
+
+def all_attempts() -> sa.Subquery:
+    """The table of attempts together with the first ones that stand in their deliveries' rows.
+
+    Two replicas, one of which lost its lease, may both have made the first: one of them is told, as always.
+    """
+    other = attempts.alias("other")
+    told = sa.exists().where(
+        other.c.event_id == deliveries.c.event_id, other.c.sink == deliveries.c.sink, other.c.number == 1
+    )
+    first = sa.select(
+        deliveries.c.event_id, deliveries.c.sink, sa.literal(1), deliveries.c.first_at, deliveries.c.first_status,
+        sa.literal(AttemptOutcome.SUCCESS.value), sa.null(), deliveries.c.first_duration_ms, deliveries.c.first_excerpt,
+        sa.false(),
+    ).where(deliveries.c.first_at.is_not(None), sa.not_(told))  # fmt: skip
+    return sa.union_all(sa.select(*ATTEMPT_COLUMNS), first).subquery("made")
 
 
 def quarantine_page(query: QuarantineQuery, position: Position | None) -> sa.Select[Any]:

@@ -344,13 +344,18 @@ def _succeeded(*, since: datetime | None = None) -> Condition:
         _attempts.c.sink == deliveries.c.sink,
         _attempts.c.outcome == AttemptOutcome.SUCCESS.value,
     )
-    return attempt if since is None else attempt.where(_attempts.c.at >= since)
+    first = deliveries.c.first_at
+    if since is None:
+        return sa.or_(first.is_not(None), attempt)
+    return sa.or_(sa.and_(first.is_not(None), first >= since), attempt.where(_attempts.c.at >= since))
 
 
 def _as_before(now: datetime) -> dict[str, Any]:
     """Delivered where an attempt succeeded once, dead where all failed, cancelled where none was made."""
     of_it = (_attempts.c.event_id == deliveries.c.event_id, _attempts.c.sink == deliveries.c.sink)
-    last = sa.select(sa.func.max(_attempts.c.at)).where(*of_it).scalar_subquery()
+    last = sa.func.coalesce(
+        sa.select(sa.func.max(_attempts.c.at)).where(*of_it).scalar_subquery(), deliveries.c.first_at
+    )
     state = sa.case(
         (_succeeded(), DeliveryState.DELIVERED.value),
         (deliveries.c.attempt_count > 0, DeliveryState.DEAD.value),

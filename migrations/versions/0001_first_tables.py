@@ -77,6 +77,10 @@ def upgrade() -> None:
         sa.Column("last_error", sa.Text(), nullable=True),
         sa.Column("created_at", app.db.UTCDateTime(), nullable=False),
         sa.Column("settled_at", app.db.UTCDateTime(), nullable=True),
+        sa.Column("first_at", app.db.UTCDateTime(), nullable=True),
+        sa.Column("first_status", sa.Integer(), nullable=True),
+        sa.Column("first_duration_ms", sa.Float(), nullable=True),
+        sa.Column("first_excerpt", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("event_id", "sink", name=op.f("pk_deliveries")),
         sqlite_with_rowid=False,
     )
