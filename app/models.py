@@ -271,6 +271,7 @@ class StatProgress(SQLModel, table=True):
 
     id: int = Field(sa_column=sa.Column(sa.SmallInteger, primary_key=True, autoincrement=False))
     seq: int = Field(sa_type=sa.BigInteger)
+    changes: int = Field(sa_type=sa.BigInteger)  # how often something was taken out: what is remembered is then stale
     digest_key: bytes = Field(sa_type=sa.LargeBinary)
 
 

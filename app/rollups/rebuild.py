@@ -26,6 +26,7 @@ from app.rollups.store import (
     fact_of,
     lock_progress,
     members,
+    note_change,
 )
 
 DAY_MICROS = HOUR_MICROS * HOURS_OF_A_DAY
@@ -97,6 +98,7 @@ def _of_day(day: int, progress: Progress) -> list[sa.ColumnElement[bool]]:
 
 
 def _clear(connection: Connection, day: int) -> None:
+    note_change(connection)
     first, beyond = day * HOURS_OF_A_DAY, (day + 1) * HOURS_OF_A_DAY
     for view in COUNTED:
         for unit, start, end in ((Unit.HOUR, first, beyond), (Unit.DAY, day, day + 1)):

@@ -42,6 +42,7 @@ cells: sa.Table = StatCell.__table__  # type: ignore[attr-defined]
 counts: sa.Table = StatCount.__table__  # type: ignore[attr-defined]
 members: sa.Table = StatMember.__table__  # type: ignore[attr-defined]
 _progress: sa.Table = StatProgress.__table__  # type: ignore[attr-defined]
+_wanted = sa.select(_progress.c.seq, _progress.c.digest_key, _progress.c.changes)
 
 FACT_COLUMNS = (
     events.c.seq,
@@ -64,6 +65,7 @@ class Progress:
 
     seq: int = 0
     key: bytes = b""
+    changes: int = 0
 
 
 @dataclass(slots=True)
@@ -96,18 +98,24 @@ class KnownCells:
 
 
 def read_progress(connection: Connection) -> Progress:
-    row = connection.execute(sa.select(_progress.c.seq, _progress.c.digest_key)).first()
-    return Progress() if row is None else Progress(row.seq, bytes(row.digest_key))
+    row = connection.execute(_wanted).first()
+    return Progress() if row is None else Progress(row.seq, bytes(row.digest_key), row.changes)
 
 
 def lock_progress(connection: Connection) -> Progress:
     """The progress, which nobody else changes before this transaction ends; made where there is none yet."""
-    wanted = sa.select(_progress.c.seq, _progress.c.digest_key).with_for_update()
+    wanted = _wanted.with_for_update()
     row = connection.execute(wanted).first()
     if row is None:
-        insert_missing(connection, _progress, ("id", "seq", "digest_key"), [(1, 0, secrets.token_bytes(16))])
+        fresh = (1, 0, 0, secrets.token_bytes(16))
+        insert_missing(connection, _progress, ("id", "seq", "changes", "digest_key"), [fresh])
         row = connection.execute(wanted).one()
-    return Progress(row.seq, bytes(row.digest_key))
+    return Progress(row.seq, bytes(row.digest_key), row.changes)
+
+
+def note_change(connection: Connection) -> None:
+    """Something was taken out, so that the number of events no longer tells whether anything is new."""
+    connection.execute(sa.update(_progress).values(changes=_progress.c.changes + 1))
 
 
 def advance(connection: Connection, seq: int) -> None:
@@ -141,6 +149,7 @@ def add(connection: Connection, facts: Sequence[Fact], key: bytes, known: KnownC
 
 def subtract(connection: Connection, facts: Sequence[Fact], key: bytes) -> None:
     """Take counted events out again. What was dropped for its age stays so. Needs the lock."""
+    note_change(connection)
     tally: Counter[CountKey] = Counter()
     places = []
     for fact in facts:
@@ -177,6 +186,7 @@ def uncount(connection: Connection, event_ids: Iterable[str]) -> int:
 def drop_before(connection: Connection, moment: datetime) -> int:
     """Forget the statistics of the days that ended before `moment`; the rows deleted."""
     lock_progress(connection)
+    note_change(connection)
     day = to_micros(moment) // (HOUR_MICROS * HOURS_OF_A_DAY)
     deleted = 0
     for view in COUNTED:

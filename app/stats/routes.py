@@ -11,8 +11,9 @@ from app.http import PROBLEM_RESPONSES, ApiKeys
 from app.stats import queries
 from app.stats.answering import ordered, view_of
 from app.stats.asking import Question, StatsQuery, TableQuery, question_of, table_question
-from app.stats.queries import EXACT, EXACT_IN_A_DAY, MOST_READ, MOST_ROWS, Answer
+from app.stats.queries import MOST_READ, MOST_ROWS, Answer
 from app.stats.shapes import StatsAnswer, StatsTable
+from app.stats.uniques import EXACT, EXACT_IN_A_DAY, Remembered
 from app.views import dump
 
 RATES = (
@@ -32,7 +33,7 @@ TIMES = (
 STATS = (
     "Counts, unique recipients and messages, and rates, by hour or day and by the groups asked for. Rows without events"
     f" are left out.{TIMES}{RATES} `unique` tells different addresses and message ids; it is exact up to {EXACT} events"
-    f" and for any range within one day ({EXACT_IN_A_DAY} events), and beyond counted from a sample of the recipients:"
+    f" and for any range within one day up to {EXACT_IN_A_DAY} events, and beyond counted from a sample of recipients:"
     " then `unique_exact` is false and `unique_sample` the share that was looked at."
     " Filters by `email`, `message_id`, `message_guid` or `custom_id` are answered from the stored events themselves"
     f" (`source` is `events`), up to {MOST_READ} of them; by `contact_id`, `list_id` or the time received only together"
@@ -42,11 +43,12 @@ STATS = (
 
 def build_router(database: Database, keys: ApiKeys) -> APIRouter:
     router = APIRouter(prefix="/v1/stats", responses=PROBLEM_RESPONSES)
+    remembered = Remembered()
     options: dict[str, Any] = {"tags": ["stats"], "dependencies": [Depends(keys.reader)]}
 
     @router.get("", summary="Count events", description=STATS, responses={200: {"model": StatsAnswer}}, **options)
     def get_stats(query: Annotated[StatsQuery, Query()]) -> Response:
-        return _answer(database, question_of(query), {"interval": query.interval})
+        return _answer(database, remembered, question_of(query), {"interval": query.interval})
 
     @router.get(
         "/domains",
@@ -56,7 +58,7 @@ def build_router(database: Database, keys: ApiKeys) -> APIRouter:
         **options,
     )
     def get_domains(query: Annotated[TableQuery, Query()]) -> Response:
-        return _answer(database, table_question(query, ("email_domain",)), {})
+        return _answer(database, remembered, table_question(query, ("email_domain",)), {})
 
     @router.get(
         "/campaigns",
@@ -67,15 +69,15 @@ def build_router(database: Database, keys: ApiKeys) -> APIRouter:
         **options,
     )
     def get_campaigns(query: Annotated[TableQuery, Query()]) -> Response:
-        return _answer(database, table_question(query, ("campaign_id", "custom_campaign")), {})
+        return _answer(database, remembered, table_question(query, ("campaign_id", "custom_campaign")), {})
 
     return router
 
 
-def _answer(database: Database, question: Question, asked: dict[str, Any]) -> Response:
+def _answer(database: Database, remembered: Remembered, question: Question, asked: dict[str, Any]) -> Response:
     now = utc_now()
     with database.reading() as connection:
-        found = queries.answer(connection, question)
+        found = queries.answer(connection, question, remembered)
     data = [view_of(key, row, question) for key, row in ordered(found.rows, question)]
     told = {"data": data, **asked, "group_by": list(question.group_by), **_about(found)}
     told["as_of"] = rfc3339(found.as_of or now)

@@ -21,9 +21,9 @@ from app.stats.queries import (
     edge_statement,
     tail_end_statement,
     tail_statement,
-    unique_statement,
     whole_statement,
 )
+from app.stats.uniques import unique_statement
 from tests.factories import insert
 from tests.stats.model import START, random_event
 

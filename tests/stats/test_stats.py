@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from app.clock import rfc3339
 from app.models import Event, StatCount, StatMember
 from app.rollups.store import drop_before, uncount
+from app.stats import queries, uniques
 from tests.factories import event_values, insert
 from tests.stats.model import START, full_count, random_event
 
@@ -177,3 +178,45 @@ def test_domains_and_campaigns_come_by_volume(client, database, fold):
     ]
     assert sum(sum(row["counts"].values()) for row in campaigns) == len(in_campaigns)
     assert all("start" not in row and any(row["group"].values()) for row in campaigns)
+
+
+def test_long_ranges_are_sampled_and_say_so_and_what_is_remembered_is_not_stale(client, database, fold, monkeypatch):
+    for name, most in {"EXACT": 100, "EXACT_IN_A_DAY": 10_000, "SAMPLE": 500, "WORTH_REMEMBERING": 1}.items():
+        monkeypatch.setattr(uniques, name, most)
+    rng = random.Random(8)
+    moments = [START + timedelta(seconds=rng.randrange(6 * 3600)) for _ in range(4000)]
+    events = [
+        event_values(email=f"{n % 2000}@example.com", message_id=str(n), occurred_at=at, automated=False)
+        for n, at in enumerate(moments)
+    ]
+    insert(database, Event, events)
+    fold()
+
+    told = ask(client)
+    (day,) = ask(client, before=START + timedelta(hours=3))["data"]
+    again = ask(client, before=START + timedelta(hours=3))
+    gone = [event["id"] for event in events[:10]]
+    database.write(lambda connection: uncount(connection, gone))
+    (after,) = ask(client, before=START + timedelta(hours=3))["data"]
+
+    assert (told["unique_exact"], told["unique_sample"]) == (False, 0.125)
+    recipients = sum(row["unique"]["recipients"] for row in told["data"])
+    assert 2000 < recipients < 4000 * 1.2
+    early = [event for event in events if event["occurred_at"] < START + timedelta(hours=3)]
+    assert day["unique"] == {"recipients": len({e["email"] for e in early}), "messages": len(early)}
+    assert (again["data"], again["unique_exact"]) == ([day], True)
+    assert after["unique"]["messages"] == len([event for event in early if event["id"] not in gone])
+
+
+def test_a_tail_that_is_too_long_is_told(client, database, fold, monkeypatch):
+    monkeypatch.setattr(queries, "MOST_TAIL", 10)
+    insert(database, Event, [event_values(occurred_at=START, automated=False) for _ in range(30)])
+
+    fold(15)
+    part = ask(client)
+    fold(5)
+    whole = ask(client)
+
+    assert (part["complete"], part["data"][0]["counts"]) == (False, {"open": 25})
+    assert (whole["complete"], whole["data"][0]["counts"]) == (True, {"open": 30})
+    assert part["as_of"] < whole["as_of"]
