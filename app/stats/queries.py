@@ -27,7 +27,7 @@ from app.stats.uniques import Remembered, count_uniques
 MOST_ROWS = 10_000  # of an answer
 MOST_TAIL = 5_000  # events not counted yet that an answer adds up itself
 MOST_READ = 50_000  # events read for filters that only an index serves, or at the edges of a range
-MOST_WHOLE = 300_000  # events looked at where the question's fields are in no view together
+MOST_WHOLE = 100_000  # events looked at where the question's fields are in no view together
 
 KIND = (cells.c.type, cells.c.outcome, cells.c.automated)
 

@@ -21,10 +21,9 @@ from app.rollups.cells import HOURS_OF_A_DAY, TOP_LEVEL, Fact, Unit, View, diges
 from app.rollups.store import Progress, cells, counts, members
 from app.stats.answering import RowKey, Rows, key_of
 from app.stats.asking import Question, spans_of
-from app.stats.statements import between, cell_conditions, grouped, of_levels, total
+from app.stats.statements import Parts, between, cell_conditions, grouped, of_levels, parted, total
 
-EXACT = 60_000  # events in a range up to which recipients and messages are told apart one by one,
-EXACT_IN_A_DAY = 200_000  # and within one day;
+EXACT = 60_000  # events in a range up to which recipients and messages are told apart one by one;
 SAMPLE = 8_000  # of more, so many at least
 WORTH_REMEMBERING = 5_000  # events looked at
 
@@ -64,7 +63,7 @@ def count_uniques(
         return 1.0
     hours = _hull(connection, question, hours, rows)
     events = sum(total(connection, span) for span in spans_of(*hours, None))
-    lowest = lowest_level(events, hours)
+    lowest = lowest_level(events)
     sample: float = 1 / (1 << lowest)
     key = (_asked(question), hours, events, progress.changes, progress.key)
     keep = remembered if not loose and events * sample >= WORTH_REMEMBERING else None
@@ -80,10 +79,9 @@ def count_uniques(
     return sample
 
 
-def lowest_level(events: int, hours: tuple[int, int]) -> int:
+def lowest_level(events: int) -> int:
     """0 where everything can be looked at."""
-    in_a_day = hours[0] // HOURS_OF_A_DAY == (hours[1] - 1) // HOURS_OF_A_DAY
-    if events <= (EXACT_IN_A_DAY if in_a_day else EXACT):
+    if events <= EXACT:
         return 0
     return min((events // SAMPLE).bit_length() - 1, TOP_LEVEL)
 
@@ -115,26 +113,40 @@ def _look(
     connection: Connection, question: Question, hours: tuple[int, int], lowest: int, loose: Sequence[Fact],
     progress: Progress,
 ) -> Found:  # fmt: skip
-    statement = unique_statement(connection.dialect.name, question, hours, lowest)
     looked_at = [fact for fact in loose if _level(fact, progress.key) >= lowest]
-    rest = orjson.dumps([_loose_member(fact, question, progress.key) for fact in looked_at])
-    rows = connection.execute(statement, {"loose": rest.decode()})
+    if not looked_at:
+        rows = connection.execute(counted_statement(question, hours, lowest))
+    else:
+        rest = orjson.dumps([_loose_member(fact, question, progress.key) for fact in looked_at])
+        statement = unique_statement(connection.dialect.name, question, hours, lowest)
+        rows = connection.execute(statement, {"loose": rest.decode()})
     return {tuple(row[:-2]): (row[-2], row[-1]) for row in rows}
 
 
+def counted_statement(question: Question, hours: tuple[int, int], lowest: int) -> sa.Select[Any]:
+    """Different recipients and messages by row, of counted events: three times as fast as with others beside them."""
+    wanted = _members(question, hours, lowest)
+    keys = grouped(question, members.c.hour, Unit.HOUR)
+    return wanted.with_only_columns(*keys, *_different(members.c)).group_by(*parted(question, keys))
+
+
 def unique_statement(dialect: str, question: Question, hours: tuple[int, int], lowest: int) -> sa.Select[Any]:
-    """Different recipients and messages by row, of counted events and of those in the parameter `loose`."""
+    """The same of counted events and of those in the parameter `loose`."""
     keys = grouped(question, members.c.hour, Unit.HOUR)
     named = [key.label(f"k{number}") for number, key in enumerate(keys)]
-    counted = (
-        sa.select(*named, members.c.recipient.label("recipient"), members.c.message.label("message"))
-        .select_from(members.join(cells, cells.c.id == members.c.cell))
-        .where(*of_levels(lowest), *between(hours), *cell_conditions(question.filters))
-    )
+    counted = _members(question, hours, lowest).with_only_columns(*named, members.c.recipient, members.c.message)
     both = sa.union_all(counted, _loose_rows(dialect, len(keys))).subquery()
     alike = [both.c[f"k{number}"] for number in range(len(keys))]
-    different = [sa.func.count(sa.distinct(sa.func.nullif(both.c[name], 0))) for name in ("recipient", "message")]
-    return sa.select(*alike, *different).group_by(*alike)
+    return sa.select(*alike, *_different(both.c)).group_by(*alike)
+
+
+def _members(question: Question, hours: tuple[int, int], lowest: int) -> sa.Select[Any]:
+    joined = sa.select(members.c.seq).select_from(members.join(cells, cells.c.id == members.c.cell))
+    return joined.where(*of_levels(lowest), *between(hours), *cell_conditions(question.filters))
+
+
+def _different(columns: sa.ColumnCollection[str, Any]) -> Parts:
+    return [sa.func.count(sa.distinct(sa.func.nullif(columns[name], 0))) for name in ("recipient", "message")]
 
 
 def _loose_rows(dialect: str, keys: int) -> sa.Select[Any]:
