@@ -100,6 +100,7 @@ def paths(stage: Stage) -> Iterator[tuple[str, str]]:
     yield "message", f"/dashboard/messages?id={click['message_id']}"
     yield "recipients", "/dashboard/recipients"
     yield "recipient", f"/dashboard/recipients?email={click['email']}"
+    yield "statistics", "/dashboard/statistics?span=day"
     yield "sinks", "/dashboard/sinks"
     yield "sink", "/dashboard/sinks/warehouse"
     yield "replays", "/dashboard/replays"

@@ -12,6 +12,7 @@ from app.dashboard import (
     replay_pages,
     sign_in,
     sink_pages,
+    stats_pages,
     webhook_pages,
 )
 from app.dashboard.assets import PREFIX, Assets
@@ -19,7 +20,7 @@ from app.dashboard.desk import Desk
 from app.dashboard.pages import page_route
 
 PAGES = (
-    sign_in, overview, event_pages, message_pages, recipient_pages, sink_pages, replay_pages,
+    sign_in, overview, event_pages, message_pages, recipient_pages, stats_pages, sink_pages, replay_pages,
     webhook_pages, quarantine_pages,
 )  # fmt: skip
 
