@@ -182,6 +182,9 @@ class Settings(BaseModel):
     register_every_seconds: SecondsOrNone = Field(
         300.0, description="how often callbacks are checked; 0: at start only"
     )
+    stats_retention_days: int = Field(
+        1825, ge=1, description="how long statistics are kept, whole days, also of events deleted before"
+    )
     sink_deny_cidrs: Networks = Field(
         (),
         description="networks that no sink, token endpoint or proxy may be in, e.g. `10.0.0.0/8,fd00::/8`; link-local,"
