@@ -89,7 +89,7 @@ def message() -> list[dict[str, Any]]:
 
 def _day(count: int) -> Iterator[dict[str, Any]]:
     """A day as most are: nearly everything arrives."""
-    chance = random.Random(5)  # noqa: S311
+    chance = random.Random(5)
     now = int(time.time())
     for number in range(count):
         (kind,) = chance.choices(list(MIX), list(MIX.values()))
@@ -100,8 +100,8 @@ def _day(count: int) -> Iterator[dict[str, Any]]:
                "blocked": {"error": "preblocked", "error_related_to": "mailjet"}}  # fmt: skip
         yield {
             "event": kind, "time": now - 86_000 + int(hour * 3580), "MessageID": 10**18 + number // 3,
-            "email": f"{chance.choice(NAMES)}{number % 97}@{chance.choice(DOMAINS)}", "mj_campaign_id": 7000 + number % 5,
-            "customcampaign": CAMPAIGNS[number % 5], **why.get(kind, {}),
+            "email": f"{chance.choice(NAMES)}{number % 97}@{chance.choice(DOMAINS)}",
+            "mj_campaign_id": 7000 + number % 5, "customcampaign": CAMPAIGNS[number % 5], **why.get(kind, {}),
         }  # fmt: skip
 
 

@@ -87,7 +87,8 @@ def test_hostile_events_are_text_on_every_page(person: TestClient, hostile: dict
     email = quote(HOSTILE)
     paths = (
         f"/dashboard/recipients?email={email}", "/dashboard/statistics", "/", "/dashboard/events",
-        "/dashboard/sinks/crm", f"/dashboard/events/{hostile['id']}", "/dashboard/quarantine", f"/dashboard/quarantine/{entry['id']}",
+        "/dashboard/sinks/crm", f"/dashboard/events/{hostile['id']}", "/dashboard/quarantine",
+        f"/dashboard/quarantine/{entry['id']}",
     )  # fmt: skip
     pages = [get(person, path) for path in paths]
     message = person.get("/dashboard/messages", params={"id": HOSTILE})
