@@ -21,13 +21,13 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection
 
-from app import operator_events
+from app import ledger, operator_events
 from app.alerts.bounds import Bounds
 from app.clock import rfc3339, to_micros, utc_now
 from app.db import Database, insert_missing, is_outage
 from app.dispatch import sink_states
 from app.dispatch.matching import Matcher
-from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, fan_out
+from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, delivery_key, fan_out
 from app.ingest.identity import event_id
 from app.ingest.rows import event_row
 from app.mailjet.payloads import MailjetEvent
@@ -92,6 +92,7 @@ class Alerts:
             return
         if insert_missing(connection, _events, EVENT_COLUMNS, [event]):
             insert_missing(connection, _deliveries, DELIVERY_COLUMNS, deliveries)
+            ledger.record(connection, ledger.Entry.MADE, events=[event[:2]], deliveries=map(delivery_key, deliveries))
 
     def _rows(self, change: Change) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
         """The event in the order of `EVENT_COLUMNS`, and what the sinks are owed: due at once, for any replica."""

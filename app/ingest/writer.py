@@ -12,8 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from app import ledger
 from app.db import insert_missing, insert_new
-from app.dispatch.service import DELIVERY_COLUMNS, Handover, Job
+from app.dispatch.service import DELIVERY_COLUMNS, Handover, Job, delivery_key
 from app.models import Delivery, Event, Quarantined
 from app.views import EVENT_COLUMNS
 
@@ -21,6 +22,7 @@ _events: sa.Table = Event.__table__  # type: ignore[attr-defined]
 _deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
 _quarantine: sa.Table = Quarantined.__table__  # type: ignore[attr-defined]
 
+_WEBHOOK = EVENT_COLUMNS.index("webhook")
 QUARANTINE_COLUMNS = ("id", "webhook", "received_at", "reason", "body")
 
 
@@ -51,6 +53,10 @@ class PostWriter:
         owners = _first_owner(items, new)
         owed = [row for event_id, post in owners.items() for row in post.deliveries.get(event_id, ())]
         insert_missing(connection, _deliveries, DELIVERY_COLUMNS, owed)
+        ledger.record(
+            connection, ledger.Entry.MADE, events=((event_id, rows[event_id][_WEBHOOK]) for event_id in new),
+            deliveries=map(delivery_key, owed),
+        )  # fmt: skip
         if connection.dialect.name != "sqlite" and any(post.jobs for post in items):
             self._paused = self._worker.paused_sinks(connection)  # a pause on another replica holds for these too
         insert_missing(connection, _quarantine, QUARANTINE_COLUMNS, [row for post in items for row in post.quarantined])

@@ -18,9 +18,10 @@ from typing import IO, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from app import ledger
 from app.db import Database, insert_missing, insert_new
 from app.dispatch.matching import Matcher
-from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, fan_out
+from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, delivery_key, fan_out
 from app.models import Delivery, Event
 from app.transfer.lines import BadLine, Row, parse_line
 from app.views import EVENT_COLUMNS
@@ -106,10 +107,14 @@ class Importer:
     def _write(self, connection: Connection, rows: list[Row], now_micros: int) -> tuple[int, int]:
         """(events stored, deliveries owed) by one transaction."""
         new = insert_new(connection, _events, EVENT_COLUMNS, rows)
-        if self._matcher is None:
-            return len(new), 0
-        owed = [delivery for row in rows if row[_ID] in new for delivery in _owed(self._matcher, row, now_micros)]
+        stored = [row for row in rows if row[_ID] in new]
+        matcher = self._matcher
+        owed = [] if matcher is None else [made for row in stored for made in _owed(matcher, row, now_micros)]
         insert_missing(connection, _deliveries, DELIVERY_COLUMNS, owed)
+        ledger.record(
+            connection, ledger.Entry.MADE, events=((row[_ID], row[_WEBHOOK]) for row in stored),
+            deliveries=map(delivery_key, owed),
+        )  # fmt: skip
         return len(new), len(owed)
 
 
