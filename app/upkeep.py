@@ -1,16 +1,19 @@
-"""The commands that look after an installation: audit, move."""
+"""The commands that look after an installation: audit, doctor, move."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from app.errors import DatabaseFault
+from app.logs import configure_logs
 from app.terminal import database, err, must_exist, out, settings, usage
 
 upkeep = typer.Typer()
@@ -100,3 +103,34 @@ def _moved(url: str, to: str) -> Any:
         if isinstance(error, DatabaseFault) or not is_outage(error):
             raise
         raise DatabaseFault(f"--to: the database went away ({type(error).__name__}); run the move again") from None
+
+
+@upkeep.command()
+def doctor(
+    send_test: Annotated[bool, typer.Option("--send-test", help="Post a test event to each sink.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Only JSON on standard output.")] = False,
+) -> None:
+    """Check public URL, Mailjet, callbacks, database, disk, clock and sinks; each finding names the setting."""
+    from app.doctor.findings import Level  # noqa: PLC0415
+    from app.doctor.service import examine  # noqa: PLC0415
+
+    found = settings()
+    configure_logs(found.log_format, "error")  # what is wrong stands in the table
+    findings = examine(found, send_test=send_test)
+    failed = any(finding.level is Level.FAILURE for finding in findings)
+    if as_json:
+        print(json.dumps({"ok": not failed, "findings": [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        _print_findings(findings)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _print_findings(findings: list[Any]) -> None:
+    colours = {"ok": "green", "warning": "yellow", "failure": "bold red", "skipped": "dim"}
+    table = Table("", "part", "", "finding", "setting", box=None, pad_edge=False)
+    for finding in findings:
+        level = Text(finding.level.value, style=colours[finding.level])
+        table.add_row(level, finding.about, finding.subject or "", Text(finding.text), finding.setting or "")
+    out.print(table)
+    counts = Counter(finding.level.value for finding in findings)
+    out.print(", ".join(f"{number} {level}" for level, number in counts.items()))
