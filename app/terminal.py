@@ -17,6 +17,8 @@ from app.settings import Settings, load_settings
 
 out = Console(highlight=False, soft_wrap=True, markup=False)  # what is printed may hold brackets of other people
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+if not out.is_terminal:
+    out.width = 400  # a table in a log or a pipe must not be folded
 
 
 def settings() -> Settings:
