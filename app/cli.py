@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from app import __version__
 from app.errors import DatabaseFault, SettingsFault
-from app.settings import effective_rows, load_settings, reference_rows
+from app.settings import Settings, effective_rows, load_settings, reference_rows
 from app.terminal import database as _database
 from app.terminal import err, out
 from app.terminal import settings as _settings
@@ -242,6 +243,7 @@ def import_(
     """Store exported events again; those that are there already stay as they are."""
     from app.clock import now_micros  # noqa: PLC0415
     from app.dispatch.matching import Matcher  # noqa: PLC0415
+    from app.suppressions.keeping import Keeper, policy_of  # noqa: PLC0415
     from app.transfer.progress import progress  # noqa: PLC0415
     from app.transfer.service import Importer, opened  # noqa: PLC0415
 
@@ -253,6 +255,7 @@ def import_(
         importer = Importer(
             database,
             matcher=matcher,
+            keeper=Keeper(policy_of(settings), _herald(settings, database)),
             on_fault=lambda number, text: err.print(f"line {number}: {text}"),
             on_progress=lambda report: tell(f"{report.lines} lines", source.tell() if size else 0),
         )
@@ -262,6 +265,41 @@ def import_(
         f" {report.deliveries} deliveries owed"
     )
     raise typer.Exit(1 if report.faults else 0)
+
+
+class Rebuildable(StrEnum):
+    """What can be made again from the stored events."""
+
+    SUPPRESSIONS = "suppressions"
+
+
+@cli.command()
+def rebuild(
+    what: Annotated[Rebuildable, typer.Argument(help="What to make again.")] = Rebuildable.SUPPRESSIONS,
+) -> None:
+    """Make what is derived from the stored events again, as the settings are now; also while the service runs."""
+    from app.suppressions.keeping import Keeper, policy_of  # noqa: PLC0415
+    from app.suppressions.rebuild import rebuild as rebuild_suppressions  # noqa: PLC0415
+    from app.transfer.progress import progress  # noqa: PLC0415
+
+    settings = _settings()
+    with _database(settings) as database, progress(err, f"rebuild {what}") as tell:
+        keeper = Keeper(policy_of(settings), _herald(settings, database))
+        report = rebuild_suppressions(
+            database, keeper, on_progress=lambda report: tell(f"{report.addresses} addresses", report.addresses)
+        )
+    out.print(
+        f"{report.addresses} addresses looked at: {report.added} suppressions added, {report.removed} removed,"
+        f" {report.changed} changed"
+    )
+
+
+def _herald(settings: Settings, database: Any) -> Any:
+    """Tells the sinks that ask for it what a command changes."""
+    from app.main import make_alerts  # noqa: PLC0415
+    from app.operator_events import NOBODY  # noqa: PLC0415
+
+    return make_alerts(settings, database) or NOBODY
 
 
 @cli.command()

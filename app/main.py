@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -33,7 +34,7 @@ from app.metrics import Metrics
 from app.migrate import migrate
 from app.operator_events import NOBODY, Herald
 from app.query import exports as export_routes
-from app.query import feed_routes
+from app.query import feed_routes, recipient_routes, suppression_routes
 from app.query import routes as query_routes
 from app.query.feed import Feed
 from app.registration import routes as registration_routes
@@ -43,6 +44,8 @@ from app.replay.selection import recipients
 from app.replay.service import Replays
 from app.settings import Settings
 from app.sinks import routes as sink_routes
+from app.suppressions.digest import address_digest
+from app.suppressions.keeping import Keeper, policy_of
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +77,8 @@ class Service:
         self.alerts = make_alerts(settings, self.database)
         herald: Herald = self.alerts or NOBODY
         self.herald = herald
+        self.keeper = Keeper(policy_of(settings), herald)
+        self.digest = partial(address_digest, secret_key)
         self.relay = Relay(
             settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics, herald=herald,
             address_rules=settings.address_rules,
@@ -83,7 +88,7 @@ class Service:
         worker: Handover = self.relay if self.delivers else NoWorker()
         self.ingest = Ingest(
             settings.effective_webhooks, matcher=Matcher(settings.sinks), commits=self.commits, worker=worker,
-            observe=self._committed, herald=herald,
+            observe=self._committed, herald=herald, keeper=self.keeper,
         )  # fmt: skip
         self.registrar = make_registrar(settings, self.database, self.metrics, herald)
         self.exports = export_routes.Exports(self.database, stopping=lambda: self.stopping)
@@ -222,6 +227,10 @@ def create_app(settings: Settings) -> FastAPI:
     keys = service.keys
     rest = APIRouter()
     rest.include_router(query_routes.build_router(service.database, keys))
+    rest.include_router(recipient_routes.build_router(service.database, keys, service.digest))
+    rest.include_router(
+        suppression_routes.build_router(service.database, keys, service.keeper, service.digest, service.look_again)
+    )
     rest.include_router(export_routes.build_router(service.exports, keys))
     rest.include_router(feed_routes.build_router(service.feed, keys, service.metrics.stream_ended))
     rest.include_router(delivery_routes.build_router(service.database, keys, service.look_again))

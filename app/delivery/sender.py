@@ -1,8 +1,8 @@
 """One HTTP attempt at one sink. A refusing, slow or broken sink is a value here, not an exception.
 
-Each sink has its own session: connections, name look-ups and waiting are shared with nobody. aiohttp carries it, for
-its speed (see tests/benchmarks/README.md) and because its errors tell a name that does not resolve from a port that
-refuses and a certificate that does not fit.
+Each sink has its own session: connections, name look-ups and waiting are shared with nobody. aiohttp makes the
+connections, because its errors tell a name that does not resolve from a port that refuses and a certificate that does
+not fit; what goes over them is our own, for its speed (see tests/benchmarks/README.md).
 """
 
 from __future__ import annotations
