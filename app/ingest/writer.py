@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app import ledger
+from app.bell import Bell
 from app.db import insert_missing, insert_new
 from app.dispatch.service import DELIVERY_COLUMNS, Handover, Job, delivery_key
 from app.models import Delivery, Event, Quarantined
@@ -47,6 +48,7 @@ class PostWriter:
     ) -> None:
         self._worker = worker
         self._keeper = keeper or Keeper()
+        self._bell = None if worker.lease_token else Bell()  # nobody here sends what is stored
         self._paused: Mapping[str, str | None] = {}
         self._observe = observe  # told how many events shared a transaction
 
@@ -64,6 +66,8 @@ class PostWriter:
         if connection.dialect.name != "sqlite" and any(post.jobs for post in items):
             self._paused = self._worker.paused_sinks(connection)  # a pause on another replica holds for these too
         insert_missing(connection, _quarantine, QUARANTINE_COLUMNS, [row for post in items for row in post.quarantined])
+        if owed and self._bell is not None:
+            self._bell.ring(connection)
         self._keeper.record(connection, [rows[event_id] for event_id in new])
         return [{event_id for event_id in post.events if owners.get(event_id) is post} for post in items]
 
