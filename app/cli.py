@@ -10,20 +10,22 @@ import http.client
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from app import __version__
 from app.errors import DatabaseFault, SettingsFault
-from app.logs import configure_logs
 from app.settings import Settings, effective_rows, load_settings, reference_rows
+from app.terminal import database as _database
+from app.terminal import err, out
+from app.terminal import settings as _settings
+from app.terminal import usage as _usage
+from app.upkeep import upkeep
 
 cli = typer.Typer(
     name="jethook",
@@ -32,8 +34,7 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False, soft_wrap=True, markup=False)  # what is printed may hold brackets of other people
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+cli.add_typer(upkeep)
 
 
 def main() -> None:
@@ -319,24 +320,6 @@ def _herald(settings: Settings, database: Any) -> Any:
     return make_alerts(settings, database) or NOBODY
 
 
-@contextmanager
-def _database(settings: Settings) -> Iterator[Any]:
-    """The migrated database of one command. A database that goes away is a sentence: raises DatabaseFault."""
-    from app.db import Database, is_outage  # noqa: PLC0415
-    from app.migrate import migrate as migrate_database  # noqa: PLC0415
-
-    database = Database(settings.database_url.get_secret_value())
-    try:
-        migrate_database(database)
-        yield database
-    except Exception as error:
-        if isinstance(error, DatabaseFault) or not is_outage(error):
-            raise
-        raise DatabaseFault(f"JETHOOK_DATABASE_URL: the database does not answer ({type(error).__name__})") from None
-    finally:
-        database.close()
-
-
 @cli.command()
 def config(
     reference: Annotated[bool, typer.Option("--reference", help="The table of all settings.")] = False,
@@ -379,14 +362,3 @@ def healthcheck() -> None:
     if status != 200:
         err.print(f"not ready: /readyz answered {status}")
         raise typer.Exit(1)
-
-
-def _settings() -> Settings:
-    settings = load_settings()
-    configure_logs(settings.log_format, settings.log_level)
-    return settings
-
-
-def _usage(text: str) -> NoReturn:
-    err.print(text)
-    sys.exit(2)

@@ -15,6 +15,7 @@ from app.db import UTCDateTime
 
 # Ids are compared as bytes on both databases, whatever the server's locale.
 IdText = sa.String(36).with_variant(sa.String(36, collation="C"), "postgresql")
+SlotText = sa.String(7).with_variant(sa.String(7, collation="C"), "postgresql")  # the head of an id
 Seq = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 SQLModel.metadata.naming_convention = {
@@ -287,6 +288,21 @@ class Quarantined(SQLModel, table=True):
     received_at: datetime = Field(sa_type=UTCDateTime)
     reason: str = Field(sa_type=_text())
     body: bytes = Field(sa_type=sa.LargeBinary)
+
+
+class LedgerEntry(SQLModel, table=True):
+    """How many events of one webhook, or deliveries to one sink, were made and deleted on purpose: see `app.ledger`."""
+
+    __tablename__ = "ledger"
+    __table_args__ = (sa.PrimaryKeyConstraint("slot", "webhook", "sink", "writer"), {"sqlite_with_rowid": False})
+
+    slot: str = Field(sa_type=SlotText)
+    webhook: str = Field(sa_type=_text(63))
+    sink: str = Field(sa_type=_text(63))  # "": the events themselves
+    writer: int
+    made: int = Field(sa_type=sa.BigInteger)
+    erased: int = Field(sa_type=sa.BigInteger)
+    expired: int = Field(sa_type=sa.BigInteger)
 
 
 class SuppressionReason(StrEnum):

@@ -21,13 +21,13 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection
 
-from app import operator_events
+from app import ledger, operator_events
 from app.alerts.bounds import Bounds
 from app.clock import rfc3339, to_micros, utc_now
 from app.db import Database, insert_missing, insert_new, is_outage
 from app.dispatch import sink_states
 from app.dispatch.matching import Matcher
-from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, fan_out
+from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, delivery_key, fan_out
 from app.ingest.identity import event_id
 from app.ingest.rows import event_row
 from app.mailjet.payloads import MailjetEvent
@@ -95,6 +95,8 @@ class Alerts:
         new = insert_new(connection, _events, EVENT_COLUMNS, [rows[event_id][0] for event_id in sorted(rows)])
         owed = [delivery for event_id in sorted(new) for delivery in rows[event_id][1]]
         insert_missing(connection, _deliveries, DELIVERY_COLUMNS, owed)
+        told = [rows[event_id][0][:2] for event_id in new]
+        ledger.record(connection, ledger.Entry.MADE, events=told, deliveries=map(delivery_key, owed))
 
     def _rows_of(self, changes: Iterable[Change]) -> Iterator[tuple[tuple[Any, ...], list[tuple[Any, ...]]]]:
         for change in changes:

@@ -129,6 +129,22 @@ class SinkSender:
         except Exception as error:  # noqa: BLE001
             return _failure(*self._transport.classify(error, self._url, progress), started)
 
+    async def probe(self) -> AttemptResult:
+        """Connect as for an attempt, with name, addresses, proxy, TLS and token, and hang up without a word."""
+        started = time.perf_counter()
+        if self._blocked is not None:
+            return _failure(*self._blocked, started)
+        try:
+            async with asyncio.timeout(self._sink.timeout_seconds):
+                await self._transport.touch(self._session, self._url)
+                if self._tokens is not None:
+                    await self._tokens.token()
+        except TokenFailure as failure:
+            return _failure(failure.outcome, failure.text, started)
+        except Exception as error:  # noqa: BLE001  every fault of a sink is a value
+            return _failure(*self._transport.classify(error, self._url, Progress()), started)
+        return AttemptResult(AttemptOutcome.SUCCESS, None, None, _since(started))
+
     async def close(self) -> None:
         if self._tokens is not None:
             await self._tokens.close()

@@ -117,6 +117,10 @@ class Transport:
         request = aiohttp.ClientRequest("POST", url, loop=loop, session=session, proxy=self._proxy)
         return await session.connector.connect(request, [], session.timeout)
 
+    async def touch(self, session: aiohttp.ClientSession, url: URL | str) -> None:
+        """Make a connection and close it."""
+        (await self._connect(session, url)).close()
+
     def head_of(self, url: URL | str, headers: Mapping[str, str]) -> bytes:
         """The first lines of every request to `url`: where it goes, and `headers`, which hold no line break."""
         if isinstance(url, str):

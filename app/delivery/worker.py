@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from app.addresses import ONLY_ALWAYS, AddressRules
+from app.bell import listen
 from app.clock import EPOCH, utc_now, wait_for_event
 from app.db import Database, chunks
 from app.delivery import queue
@@ -104,6 +105,8 @@ class Relay:
         for loop in (self._claim_loop, self._renew_loop, self._gauge_loop):
             self._tasks.append(asyncio.create_task(loop(), name=f"relay-{loop.__name__}"))
         self._claiming = self._tasks[0]
+        if not self._database.is_sqlite:
+            self._tasks.append(asyncio.create_task(listen(self._database, self.look_again), name="relay-listen"))
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Finish what is under way, give back the rest; nothing is lost, and nobody waits for our leases.

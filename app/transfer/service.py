@@ -18,10 +18,10 @@ from typing import IO, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app import operator_events
+from app import ledger, operator_events
 from app.db import Database, insert_missing, insert_new
 from app.dispatch.matching import Matcher
-from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, fan_out
+from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, delivery_key, fan_out
 from app.models import Delivery, Event
 from app.suppressions.keeping import Keeper
 from app.transfer.lines import BadLine, Row, parse_line
@@ -113,6 +113,10 @@ class Importer:
         stored = [row for row in rows if row[_ID] in new]
         owed = [] if self._matcher is None else [d for row in stored for d in _owed(self._matcher, row, now_micros)]
         insert_missing(connection, _deliveries, DELIVERY_COLUMNS, owed)
+        ledger.record(
+            connection, ledger.Entry.MADE, events=((row[_ID], row[_WEBHOOK]) for row in stored),
+            deliveries=map(delivery_key, owed),
+        )  # fmt: skip
         self._keeper.record(connection, [row for row in stored if row[_WEBHOOK] != operator_events.WEBHOOK])
         return len(stored), len(owed)
 

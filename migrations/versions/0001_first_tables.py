@@ -211,6 +211,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
     )
     op.create_table(
+        "ledger",
+        sa.Column(
+            "slot", sa.String(length=7).with_variant(sa.String(length=7, collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("webhook", sa.String(length=63), nullable=False),
+        sa.Column("sink", sa.String(length=63), nullable=False),
+        sa.Column("writer", sa.Integer(), nullable=False),
+        sa.Column("made", sa.BigInteger(), nullable=False),
+        sa.Column("erased", sa.BigInteger(), nullable=False),
+        sa.Column("expired", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("slot", "webhook", "sink", "writer", name=op.f("pk_ledger")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "quarantine",
         sa.Column(
             "id", sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"), nullable=False
@@ -399,6 +413,7 @@ def downgrade() -> None:
     op.drop_table("replaced_callbacks")
     op.drop_index("ix_quarantine_received", table_name="quarantine")
     op.drop_table("quarantine")
+    op.drop_table("ledger")
     op.drop_table("leases")
     op.drop_index("ix_events_webhook_type", table_name="events")
     op.drop_index(

@@ -2,6 +2,7 @@
 
 `python -m tests.e2e.kill9 --rounds 20 --database sqlite` (or `postgresql`) prints a table and exits 1 on a loss. Load
 comes from the engine of `jethook simulate`; what was not answered is posted again, as Mailjet does.
+`jethook audit` has the last word.
 
 With `--batch N` the sink takes batches of up to N; a batch that comes again under its id must hold the same events.
 With `--probe` the sink refuses until its breaker is open, lets the probe hang, and the service is killed meanwhile.
@@ -31,7 +32,7 @@ from app.simulator.server import LocalServer
 from app.simulator.shaping import Body
 from app.simulator.simulate import SimulateOptions, simulate
 from app.simulator.sink import Answer, SampleSink
-from tests.e2e.service import ServiceProcess, id_of, ids_in, until
+from tests.e2e.service import ServiceProcess, audit_differences, id_of, ids_in, until
 from tests.postgres import running_postgres
 
 PROBE_RATE = 100
@@ -297,6 +298,7 @@ def _compare(report: Report, database_url: str, sink: SampleSink, batch: int) ->
                 report.strange += [] if check == "ok" else [f"integrity_check: {check}"]
     finally:
         database.close()
+    report.strange += [f"audit: {difference}" for difference in audit_differences(database_url)]
     counts = sink.counts
     report.stored, report.delivered = set(ids), _events_at(sink, batch)
     report.repeats = sum(counts.values()) - len(counts)
