@@ -15,7 +15,7 @@ from app.dashboard import (
     stats_pages,
     webhook_pages,
 )
-from app.dashboard.assets import PREFIX, Assets
+from app.dashboard.assets import PREFIX, load_assets
 from app.dashboard.desk import Desk
 from app.dashboard.pages import page_route
 
@@ -25,12 +25,12 @@ PAGES = (
 )  # fmt: skip
 
 
-def build_router(desk: Desk, assets: Assets) -> APIRouter:
+def build_router(desk: Desk) -> APIRouter:
     router = APIRouter(route_class=page_route(desk.pages), include_in_schema=False)
 
     @router.get(PREFIX + "{name:path}")
     async def static(request: Request, name: str) -> Response:
-        return assets.answer(request, name)
+        return load_assets().answer(request, name)
 
     for pages in PAGES:
         pages.add_routes(router, desk)
