@@ -76,6 +76,8 @@ def event_view(row: Mapping[str, Any], *, include_raw: bool) -> dict[str, Any]:
         "reason_group": row["reason_group"],
         "details": {clean(key): _clean_value(value) for key, value in payload.items() if key not in NAMED},
     }
+    if raw_text is None:
+        view["redacted"] = True  # retention took the payload and what is personal
     if include_raw:
         view["raw"] = None if raw_text is None else orjson.Fragment(raw_text)
     return view

@@ -92,7 +92,12 @@ class EventModel(BaseModel):
     reason: str | None
     reason_group: str | None
     details: dict[str, Any] = Field(description="everything else Mailjet sent")
-    raw: dict[str, Any] | None = Field(None, description="what Mailjet sent, every digit kept; in lists on request")
+    raw: dict[str, Any] | None = Field(
+        None, description="what Mailjet sent, every digit kept; in lists on request; null once it is redacted"
+    )
+    redacted: bool = Field(
+        False, description="true, and only then present, once retention has removed the payload and what is personal"
+    )
 
 
 class DeliveryModel(BaseModel):

@@ -254,14 +254,16 @@ def take_up(
     leaves alone), so between the two none changes hands.
     """
     made = to_micros(now)
+    there = still_stored(connection, [t.event_id for t in part.rows])
     rows = [
         (t.event_id, replay.sink, t.webhook, t.type, due[n], replay.id, t.order_key, made)
         for n, t in enumerate(part.rows)
+        if t.event_id in there
     ]
     for chunk in chunks(rows):
         sql = _reopen_sql(len(chunk), connection.dialect.name, only_dead=only_dead)
         connection.exec_driver_sql(sql, tuple(chain.from_iterable(chunk)))
-    ids = [row.event_id for row in part.rows]
+    ids = sorted(there)
     mine = (deliveries.c.sink == replay.sink, deliveries.c.event_id.in_(ids), _pending)
     unmarked = deliveries.c.replay_id.is_distinct_from(replay.id)
     if ids:
@@ -269,6 +271,12 @@ def take_up(
     taken = replay.taken + len(rows)
     # An event whose transaction was open when the replay was made is found by it, though it was not counted.
     update(connection, replay.id, cursor=part.cursor, taken=taken, count=max(replay.count, taken))
+
+
+def still_stored(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Those whose event was not deleted since they were read, and will not be before this transaction ends."""
+    statement = sa.select(events.c.id).where(events.c.id.in_(ids)).with_for_update(read=True, key_share=True)
+    return set(connection.execute(statement).scalars()) if ids else set()
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ from app.db import Database
 from app.filters import EventQuery, first_id
 from app.models import Event, Outcome
 from app.query.queries import event_page, list_events
-from tests.factories import NOON, event_values, insert, make_event
+from tests.factories import NOON, event_values, insert, make_event, take_statistics
 
 
 def ids(rows: list[dict[str, Any]]) -> list[str]:
@@ -388,6 +388,7 @@ def plan(database, query: EventQuery, position=None) -> str:
         return "\n".join(str(row) for row in connection.exec_driver_sql(f"{explain} {text}"))
 
 
+SORTS = re.compile(r"\bSort +\(")  # and not the key by which partitions, each in order, are merged
 OLD = 400  # of 5000 events: an old campaign and an old customer, more than a few and none of them recent
 
 
@@ -407,8 +408,7 @@ def many(request, make_migrated) -> Iterator[Database]:
             for n in range(5000)
         ],
     )  # fmt: skip
-    if not database.is_sqlite:
-        database.write(lambda connection: connection.execute(sa.text("ANALYZE events")))
+    take_statistics(database)
     yield database
     database.close()
 
@@ -442,7 +442,8 @@ def test_a_selective_filter_uses_its_index(many, name, value, more):
         assert f"ix_events_{name}" in found
         if name == "campaign_id":  # it may have many: what its index gives in order need not be sorted
             assert "TEMP B-TREE" not in found
-            assert "Sort" not in found
+            # PostgreSQL rather sorts the few that it expects of one campaign than to merge them from its partitions.
+            assert not many.is_sqlite or not SORTS.search(found)
 
 
 @pytest.mark.parametrize("order", ["desc", "asc"])
@@ -465,7 +466,7 @@ def test_a_broad_filter_walks_along_an_index_and_sorts_nothing(many, asked):
     told = plan(many, EventQuery(**asked))
 
     assert "TEMP B-TREE" not in told
-    assert "Sort" not in told
+    assert not SORTS.search(told)
     assert "sqlite_autoindex_events_1" in told or "ix_events_webhook_type" in told or "uq_events_id" in told
 
 
