@@ -238,7 +238,7 @@ class ErasureState(StrEnum):
 
 
 class Erasure(SQLModel, table=True):
-    """A person's erasure: a job that goes on after a restart, and afterwards its receipt, which tells nothing of whom."""
+    """A person's erasure: a job that goes on after a restart, and then its receipt, which tells nothing of whom."""
 
     __tablename__ = "erasures"
 

@@ -91,7 +91,8 @@ def parts_holding(ids: Iterable[str], weeks: Sequence[Week]) -> set[str]:
 def list_weeks(connection: Connection) -> list[Week]:
     """The weeks that have partitions, oldest first."""
     children = sa.text(
-        "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'events'::regclass"
+        "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+        " WHERE i.inhparent = 'events'::regclass"
     )
     found = (_NAME.fullmatch(name) for name in connection.execute(children).scalars())
     days = [match[2] for match in found if match is not None and match[2]]
@@ -136,8 +137,8 @@ def make(connection: Connection, week: Week) -> bool:
             ),
             bounds,
         )
-        attach = f"ALTER TABLE {table} ATTACH PARTITION {part} FOR VALUES FROM ('{bounds['first']}') TO ('{bounds['beyond']}')"
-        connection.execute(sa.text(attach))
+        bounded = f"FROM ('{week.first_id}') TO ('{week.beyond}')"
+        connection.execute(sa.text(f"ALTER TABLE {table} ATTACH PARTITION {part} FOR VALUES {bounded}"))
         name_indexes(connection, part)
     return True
 

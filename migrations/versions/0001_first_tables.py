@@ -13,7 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # PostgreSQL keeps events, deliveries and attempts in partitions by the time in the event's id: see `app.partitions`.
+    # PostgreSQL keeps events, deliveries and attempts in partitions by the time in the event's id: `app.partitions`.
     # A unique key there holds the column it is partitioned by, so `seq` comes from a sequence and has a plain index.
     partitioned = op.get_bind().dialect.name == "postgresql"
     if partitioned:

@@ -6,7 +6,6 @@ from typing import Any
 
 import orjson
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -454,8 +453,8 @@ def test_a_page_of_a_campaign_starts_where_the_last_one_ended(many, order):
     if many.is_sqlite:
         assert found.count("(campaign_id,id)>(?,?)") == found.count("(campaign_id,id)<(?,?)") == 1
     else:
-        (condition,) = re.findall("Index Cond: .*", found)
-        assert condition.count("ROW(campaign_id, ") == 2
+        conditions = re.findall("Index Cond: .*", found)
+        assert {condition.count("ROW(campaign_id, ") for condition in conditions} == {2}
 
 
 @pytest.mark.parametrize(
