@@ -309,7 +309,10 @@ def _is_first_success(c: Completion) -> bool:
     )
 
 
-_FIRST_SUCCESS_TYPES = ("text",) * 3 + ("bigint",) * 5 + ("double precision", "text")
+_FIRST_SUCCESS = {
+    "event_id": "text", "sink": "text", "token": "text", "priority": "bigint", "step": "bigint", "settled_at": "bigint",
+    "status": "bigint", "at": "bigint", "duration_ms": "double precision", "excerpt": "text",
+}  # fmt: skip
 _ERROR, _REPLAY = ATTEMPT_COLUMNS.index("error"), ATTEMPT_COLUMNS.index("replay")
 
 
@@ -325,12 +328,11 @@ def _first_success(c: Completion) -> tuple[Any, ...]:
 @lru_cache(maxsize=256)
 def _first_success_sql(rows: int, dialect: str) -> str:
     return (
-        f"WITH v (event_id, sink, token, priority, step, settled_at, status, at, ms, excerpt) "  # noqa: S608  our own words
-        f"AS (VALUES {_values_sql(_FIRST_SUCCESS_TYPES, rows, dialect)}) "
-        "UPDATE deliveries SET state = 'delivered', priority = v.priority, attempt_count = 1, schedule_step = v.step, "
-        "lease_token = NULL, settled_at = v.settled_at, last_status = v.status, last_error = NULL, first_at = v.at, "
-        f"first_status = v.status, first_duration_ms = v.ms, first_excerpt = v.excerpt FROM v {_STILL_LEASED}"
-    )
+        "UPDATE deliveries SET state = 'delivered', priority = v.{priority}, attempt_count = 1, "  # noqa: S608  our words
+        "schedule_step = v.{step}, lease_token = NULL, settled_at = v.{settled_at}, last_status = v.{status}, "
+        "last_error = NULL, first_at = v.{at}, first_status = v.{status}, first_duration_ms = v.{duration_ms}, "
+        "first_excerpt = v.{excerpt} " + _FROM_STILL_LEASED
+    ).format(**_columns(_FIRST_SUCCESS), values=_values_sql(_FIRST_SUCCESS, rows, dialect))
 
 
 def _not_in_their_rows(connection: Connection, completions: Sequence[Completion]) -> list[tuple[Any, ...]]:
@@ -360,28 +362,35 @@ def _values_of(c: Completion) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-_STILL_LEASED = (
-    "WHERE deliveries.event_id = v.event_id AND deliveries.sink = v.sink "
-    "AND deliveries.state = 'pending' AND deliveries.lease_token = v.token"
+_COMPLETION = {
+    "event_id": "text", "sink": "text", "token": "text", "state": "text", "priority": "bigint", "attempts": "bigint",
+    "step": "bigint", "next_at": "bigint", "settled_at": "bigint", "status": "bigint", "error": "text", "batch": "text",
+}  # fmt: skip
+# Not as `WITH v AS (…) UPDATE`: Python's sqlite3 tells no row count for that.
+_FROM_STILL_LEASED = (
+    "FROM (VALUES {values}) AS v WHERE deliveries.event_id = v.{event_id} AND deliveries.sink = v.{sink} "
+    "AND deliveries.state = 'pending' AND deliveries.lease_token = v.{token}"
 )
-_COMPLETION_TYPES = ("text",) * 4 + ("bigint",) * 6 + ("text",) * 2
 
 
 @lru_cache(maxsize=256)
 def _completion_sql(rows: int, dialect: str) -> str:
-    names = "event_id, sink, token, state, priority, attempts, step, next_at, settled_at, status, error, batch"
     return (
-        f"WITH v ({names}) AS (VALUES {_values_sql(_COMPLETION_TYPES, rows, dialect)}) "  # noqa: S608  our own words and marks
-        "UPDATE deliveries SET state = v.state, priority = v.priority, attempt_count = v.attempts, "
-        "schedule_step = v.step, next_attempt_at = v.next_at, lease_token = NULL, settled_at = v.settled_at, "
-        f"last_status = v.status, last_error = v.error, batch_id = v.batch FROM v {_STILL_LEASED}"
-    )
+        "UPDATE deliveries SET state = v.{state}, priority = v.{priority}, attempt_count = v.{attempts}, "  # noqa: S608
+        "schedule_step = v.{step}, next_attempt_at = v.{next_at}, lease_token = NULL, settled_at = v.{settled_at}, "
+        "last_status = v.{status}, last_error = v.{error}, batch_id = v.{batch} " + _FROM_STILL_LEASED
+    ).format(**_columns(_COMPLETION), values=_values_sql(_COMPLETION, rows, dialect))
 
 
-def _values_sql(kinds: Sequence[str], rows: int, dialect: str) -> str:
+def _columns(kinds: Mapping[str, str]) -> dict[str, str]:
+    """Both databases number the columns of VALUES."""
+    return {name: f"column{number}" for number, name in enumerate(kinds, 1)}
+
+
+def _values_sql(kinds: Mapping[str, str], rows: int, dialect: str) -> str:
     mark = "?" if dialect == "sqlite" else "%s"
     # A column of NULLs alone would be text to PostgreSQL; SQLite takes what it is given.
-    cells = [mark] * len(kinds) if dialect == "sqlite" else [f"CAST({mark} AS {kind})" for kind in kinds]
+    cells = [mark if dialect == "sqlite" else f"CAST({mark} AS {kind})" for kind in kinds.values()]
     return ", ".join([f"({', '.join(cells)})"] * rows)
 
 
