@@ -211,7 +211,7 @@ class Erasures:
         queries.add_counts(connection, row.id, Counter(quarantine=queries.delete_quarantine(connection, ids)))
 
     async def _leave_no_bytes(self, parts: set[str], pace: Pace) -> None:
-        """Out of the files too: SQLite has written zeros over it and its log is cut off, PostgreSQL is told to vacuum."""
+        """Out of the files too: SQLite has written zeros over it and its log is cut off; PostgreSQL vacuums."""
         if self._database.is_sqlite:
             await truncate_log(self._database, pace)
             return

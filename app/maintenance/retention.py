@@ -2,8 +2,8 @@
 
 An event's age is that of what it tells of (`occurred_at`, the head of its id), not of its arrival. It goes with its
 deliveries and attempts once none of these is pending; a dead delivery is settled and holds nothing back. Quarantine
-and finished replays go by the same number of days. Payloads and what is personal can go earlier, see `redaction`; quarantine
-and replays, which hold nothing else, then go with them.
+and finished replays go by the same number of days. Payloads and what is personal can go earlier, see `redaction`; then
+quarantine and replays, which hold little else, go with them.
 
 On PostgreSQL whole weeks are dropped. An event in a week that is not over yet waits for it, unless that were more than
 a tenth longer than asked for: then it is deleted by slices as on SQLite.

@@ -221,7 +221,7 @@ class Settings(BaseModel):
     def _payloads_go_first(self) -> Settings:
         if self.retention_days and (self.payload_retention_days or 0) > self.retention_days:
             raise ValueError(
-                f"JETHOOK_PAYLOAD_RETENTION_DAYS: must not be more than JETHOOK_RETENTION_DAYS ({self.retention_days:g})"
+                f"JETHOOK_PAYLOAD_RETENTION_DAYS: must not exceed JETHOOK_RETENTION_DAYS ({self.retention_days:g})"
             )
         return self
 
