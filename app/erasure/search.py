@@ -14,10 +14,11 @@ from urllib.parse import unquote
 
 import orjson
 
+from app.views import clean
+
 ERASED = "(erased)"
 _DEPTH = 3  # JSON in a text of JSON in a text of JSON
-_UNICODE = re.compile(r"\\u([0-9a-fA-F]{4})")
-_SINGLE = re.compile(r'\\(["\\/])')
+_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/]))')
 
 Finds = Callable[[str], bool]
 
@@ -50,11 +51,15 @@ def _readings(text: str) -> Iterator[str]:
         yield text
         if "%" in text:
             yield unquote(text, errors="replace")
-        plain = _SINGLE.sub(r"\1", _UNICODE.sub(lambda m: chr(int(m[1], 16)), text))
+        plain = clean(_ESCAPE.sub(_unescaped, text)) or ""
         if plain == text:
             return
         text = plain
     yield text
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return chr(int(match[1], 16)) if match[1] else match[2]
 
 
 def without(selection: str, finds: Finds) -> str:

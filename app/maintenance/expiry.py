@@ -63,7 +63,7 @@ def delete_events(connection: Connection, which: Callable[[sa.ColumnElement[str]
     """Delete the events whose id `which` tells, with what belongs to them; table -> rows deleted."""
     deleted: Counter[str] = Counter()
     for table, key in ((attempts, attempts.c.event_id), (deliveries, deliveries.c.event_id), (events, events.c.id)):
-        deleted[table.name] = connection.execute(sa.delete(table).where(which(key))).rowcount
+        deleted[str(table.name)] = connection.execute(sa.delete(table).where(which(key))).rowcount
     return deleted
 
 

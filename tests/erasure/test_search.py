@@ -71,6 +71,8 @@ def test_any_way_json_writes_an_address_is_found(local: str) -> None:
 
 
 def test_a_selection_keeps_what_does_not_name_the_address() -> None:
-    told = without(json.dumps({"filter": {"email": [ADDRESS, "b@x.org"], "type": ["open"]}}), finder(ADDRESS, folded=False))
+    told = without(
+        json.dumps({"filter": {"email": [ADDRESS, "b@x.org"], "type": ["open"]}}), finder(ADDRESS, folded=False)
+    )
 
     assert json.loads(told) == {"filter": {"email": ["(erased)", "b@x.org"], "type": ["open"]}}

@@ -15,14 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.db import Database
-from app.maintenance import expiry, redaction
 from app.maintenance.expiry import ranges_to_slice
 from app.maintenance.retention import Retention, Rules
 from app.migrate import migrate
 from app.models import Attempt, Delivery, Event, Quarantined, Replay
 from app.partitions import first_id, list_weeks, week_of
 from tests.factories import insert, make_event, make_quarantined
-from tests.maintenance.support import DAY, NOW, always, at_once, count, every_text, retain, store, stored_ids
+from tests.maintenance.support import DAY, NOW, count, every_text, retain, store, stored_ids
 
 NINETY = Rules(90)
 
@@ -181,7 +180,9 @@ def test_a_round_changes_nothing_where_nothing_is_new(database: Database) -> Non
 
 @given(
     cutoff=st.integers(0, 60).map(lambda n: first_id(NOW + n * DAY)),
-    waiting=st.lists(st.integers(0, 9), unique=True).map(lambda found: [week_of(NOW + 7 * n * DAY) for n in sorted(found)]),
+    waiting=st.lists(st.integers(0, 9), unique=True).map(
+        lambda found: [week_of(NOW + 7 * n * DAY) for n in sorted(found)]
+    ),
 )
 def test_the_ranges_are_all_ids_up_to_the_cutoff_but_the_waiting_weeks(cutoff, waiting):
     ranges = ranges_to_slice(waiting, cutoff)
