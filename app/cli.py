@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -202,7 +203,7 @@ def export(
         list[str] | None,
         typer.Argument(metavar="[NAME=VALUE]...", help="Filters of GET /v1/events, as type=bounce; repeated: any."),
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="ndjson or csv.")] = "ndjson",
+    form: Annotated[str, typer.Option("--format", help="ndjson, csv or parquet.")] = "ndjson",
     output: Annotated[Path | None, typer.Option(help="File to write; it is there only when whole.")] = None,
     order: Annotated[str, typer.Option(help="asc (oldest first) or desc.")] = "asc",
     gzip: Annotated[bool, typer.Option("--gzip", help="Compress; so does a name ending in .gz.")] = False,
@@ -212,11 +213,11 @@ def export(
     from app.transfer import files  # noqa: PLC0415
     from app.transfer.progress import progress  # noqa: PLC0415
 
+    packed = gzip or (output is not None and output.suffix == ".gz")
     try:
-        asked = files.parse_filters(filters or [], format=form, order=order, csv_safe=csv_safe)
+        asked = files.parse_filters(filters or [], gzip=packed, format=form, order=order, csv_safe=csv_safe)
     except files.BadFilters as fault:
         _usage("\n".join(fault.faults))
-    packed = gzip or (output is not None and output.suffix == ".gz")
     try:
         with _database(_settings()) as database, files.whole_file(output) as file, progress(err, "export") as tell:
             count = files.export_events(
@@ -241,6 +242,7 @@ def import_(
     """Store exported events again; those that are there already stay as they are."""
     from app.clock import now_micros  # noqa: PLC0415
     from app.dispatch.matching import Matcher  # noqa: PLC0415
+    from app.suppressions.keeping import Keeper, policy_of  # noqa: PLC0415
     from app.transfer.progress import progress  # noqa: PLC0415
     from app.transfer.service import Importer, opened  # noqa: PLC0415
 
@@ -252,6 +254,7 @@ def import_(
         importer = Importer(
             database,
             matcher=matcher,
+            keeper=Keeper(policy_of(settings), _herald(settings, database)),
             on_fault=lambda number, text: err.print(f"line {number}: {text}"),
             on_progress=lambda report: tell(f"{report.lines} lines", source.tell() if size else 0),
         )
@@ -261,6 +264,41 @@ def import_(
         f" {report.deliveries} deliveries owed"
     )
     raise typer.Exit(1 if report.faults else 0)
+
+
+class Rebuildable(StrEnum):
+    """What can be made again from the stored events."""
+
+    SUPPRESSIONS = "suppressions"
+
+
+@cli.command()
+def rebuild(
+    what: Annotated[Rebuildable, typer.Argument(help="What to make again.")] = Rebuildable.SUPPRESSIONS,
+) -> None:
+    """Make what is derived from the stored events again, as the settings are now; also while the service runs."""
+    from app.suppressions.keeping import Keeper, policy_of  # noqa: PLC0415
+    from app.suppressions.rebuild import rebuild as rebuild_suppressions  # noqa: PLC0415
+    from app.transfer.progress import progress  # noqa: PLC0415
+
+    settings = _settings()
+    with _database(settings) as database, progress(err, f"rebuild {what}") as tell:
+        keeper = Keeper(policy_of(settings), _herald(settings, database))
+        report = rebuild_suppressions(
+            database, keeper, on_progress=lambda report: tell(f"{report.addresses} addresses", report.addresses)
+        )
+    out.print(
+        f"{report.addresses} addresses looked at: {report.added} suppressions added, {report.removed} removed,"
+        f" {report.changed} changed"
+    )
+
+
+def _herald(settings: Settings, database: Any) -> Any:
+    """Tells the sinks that ask for it what a command changes."""
+    from app.main import make_alerts  # noqa: PLC0415
+    from app.operator_events import NOBODY  # noqa: PLC0415
+
+    return make_alerts(settings, database) or NOBODY
 
 
 @contextmanager

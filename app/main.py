@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -37,7 +38,7 @@ from app.metrics import Metrics
 from app.migrate import migrate
 from app.operator_events import NOBODY, Herald
 from app.query import exports as export_routes
-from app.query import feed_routes
+from app.query import feed_routes, recipient_routes, suppression_routes
 from app.query import routes as query_routes
 from app.query.feed import Feed
 from app.registration import routes as registration_routes
@@ -47,6 +48,8 @@ from app.replay.selection import recipients
 from app.replay.service import Replays
 from app.settings import Settings
 from app.sinks import routes as sink_routes
+from app.suppressions.digest import address_digest
+from app.suppressions.keeping import Keeper, policy_of
 
 log = structlog.get_logger(__name__)
 
@@ -78,17 +81,19 @@ class Service:
         self.alerts = make_alerts(settings, self.database)
         herald: Herald = self.alerts or NOBODY
         self.herald = herald
+        self.keeper = Keeper(policy_of(settings), herald)
+        self.digest = partial(address_digest, secret_key)
         self.relay = Relay(
             settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics, herald=herald,
             address_rules=settings.address_rules,
         )  # fmt: skip
         self.recipients = recipients(settings.sinks)
         self.replays = Replays(self.recipients, self.database, self.relay.lease_token, self.relay.look_again)
-        self.erasures = Erasures(self.database, secret_key, self.relay.lease_token)
+        self.erasures = Erasures(self.database, self.digest, self.relay.lease_token)
         worker: Handover = self.relay if self.delivers else NoWorker()
         self.ingest = Ingest(
             settings.effective_webhooks, matcher=Matcher(settings.sinks), commits=self.commits, worker=worker,
-            observe=self._committed, herald=herald,
+            observe=self._committed, herald=herald, keeper=self.keeper,
         )  # fmt: skip
         self.registrar = make_registrar(settings, self.database, self.metrics, herald)
         self.exports = export_routes.Exports(self.database, stopping=lambda: self.stopping)
@@ -238,12 +243,17 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Keeps, relays and answers questions about what Mailjet says happened to every message.",
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect names whatever host the caller claimed, and is no answer of ours
+        generate_unique_id_function=lambda route: route.name,  # a generated client calls it `list_events`
     )
     app.state.service = service
     app.router.routes.insert(0, service.receiver.route())
     keys = service.keys
     rest = APIRouter()
-    rest.include_router(query_routes.build_router(service.database, keys))
+    rest.include_router(recipient_routes.build_router(service.database, keys, service.digest))
+    rest.include_router(
+        suppression_routes.build_router(service.database, keys, service.keeper, service.digest, service.look_again)
+    )
+    rest.include_router(query_routes.build_router(service.database, keys, settings.page_seconds))
     rest.include_router(export_routes.build_router(service.exports, keys))
     rest.include_router(feed_routes.build_router(service.feed, keys, service.metrics.stream_ended))
     rest.include_router(delivery_routes.build_router(service.database, keys, service.look_again))

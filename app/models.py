@@ -78,10 +78,11 @@ class Event(SQLModel, table=True):
 
     __tablename__ = "events"
     # Every index costs each insert a tenth or more. An address or a message has few events, which are sorted when asked
-    # for; a campaign or a type has many, so there the id keeps them in order.
+    # for; a campaign or a type has many, so there the id keeps them in order. Some addresses have ten thousand: what is
+    # counted of one is read from its index alone.
     __table_args__ = (
-        sa.Index("ix_events_email", "email", postgresql_where=sa.text("email IS NOT NULL"),
-                 sqlite_where=sa.text("email IS NOT NULL")),
+        sa.Index("ix_events_email", "email", "occurred_at", "type", "webhook",
+                 postgresql_where=sa.text("email IS NOT NULL"), sqlite_where=sa.text("email IS NOT NULL")),
         sa.Index("ix_events_message_id", "message_id", postgresql_where=sa.text("message_id IS NOT NULL"),
                  sqlite_where=sa.text("message_id IS NOT NULL")),
         sa.Index("ix_events_message_guid", "message_guid", postgresql_where=sa.text("message_guid IS NOT NULL"),
@@ -244,8 +245,8 @@ class Erasure(SQLModel, table=True):
 
     id: str = Field(sa_type=IdText, primary_key=True)
     state: ErasureState = Field(sa_type=_text(16))
-    email: str | None = Field(default=None, sa_type=_text())  # null once it is done
-    email_hash: str = Field(sa_type=_text(64))
+    addresses: str | None = Field(default=None, sa_type=_text())  # JSON, the one asked for first; null once it is done
+    email_hash: str = Field(sa_type=_text(43))
     folded: bool
     keep_suppression: bool
     counts: str = Field(sa_type=_text())  # JSON: table -> rows
@@ -268,6 +269,85 @@ class KeptPayload(SQLModel, table=True):
     __tablename__ = "kept_payloads"
 
     event_id: str = Field(sa_type=IdText, primary_key=True)
+
+
+class SuppressionReason(StrEnum):
+    """Why an address is not to be mailed, the strongest first: the one named where there is room for one."""
+
+    COMPLAINT = "complaint"
+    UNSUBSCRIBE = "unsubscribe"
+    MANUAL = "manual"
+    HARD_BOUNCE = "hard_bounce"
+    BLOCKED = "blocked"
+    SOFT_BOUNCES = "soft_bounces"
+
+
+class SuppressionScope(StrEnum):
+    """What must not be sent: anything to the address, or only what goes to one list."""
+
+    ADDRESS = "address"
+    LIST = "list"
+
+
+class Suppression(SQLModel, table=True):
+    """One reason in force not to mail an address: a function of the stored events and of the manual acts.
+
+    `email_hash` stands in the place of the address of a person who was erased and shall stay suppressed.
+    """
+
+    __tablename__ = "suppressions"
+    __table_args__ = (
+        sa.Index("ix_suppressions_since", "since", "id"),
+        sa.Index("ix_suppressions_email", "email"),
+        sa.Index("ix_suppressions_email_domain", "email_domain", "since", "id"),
+        sa.Index("ix_suppressions_reason", "reason", "since", "id"),
+        sa.Index("ix_suppressions_scope", "scope", "since", "id"),
+        sa.Index("ix_suppressions_list_id", "list_id", "since", "id", postgresql_where=sa.text("list_id IS NOT NULL"),
+                 sqlite_where=sa.text("list_id IS NOT NULL")),
+        sa.Index("ix_suppressions_email_hash", "email_hash", postgresql_where=sa.text("email_hash IS NOT NULL"),
+                 sqlite_where=sa.text("email_hash IS NOT NULL")),
+    )  # fmt: skip
+
+    id: str = Field(sa_type=IdText, primary_key=True)  # made from address, reason and list
+    email: str | None = Field(default=None, sa_type=_text())
+    email_domain: str | None = Field(default=None, sa_type=_text())
+    email_hash: str | None = Field(default=None, sa_type=_text(43))
+    reason: SuppressionReason = Field(sa_type=_text(16))
+    scope: SuppressionScope = Field(sa_type=_text(16))
+    list_id: str | None = Field(default=None, sa_type=_text())
+    since: datetime = Field(sa_type=UTCDateTime)
+    event_id: str | None = Field(default=None, sa_type=IdText)
+    comment: str | None = Field(default=None, sa_type=_text())
+
+
+class SuppressionAct(SQLModel, table=True):
+    """What a person did about an address: `add`, or `lift` with what it lifts (null: whatever it is) and until when."""
+
+    __tablename__ = "suppression_acts"
+    __table_args__ = (
+        sa.Index("ix_suppression_acts_email", "email"),
+        {"sqlite_autoincrement": True},
+    )  # fmt: skip
+
+    seq: int | None = Field(default=None, sa_column=sa.Column(Seq, primary_key=True, autoincrement=True))
+    email: str = Field(sa_type=_text())
+    act: str = Field(sa_type=_text(16))
+    scope: SuppressionScope | None = Field(default=None, sa_type=_text(16))
+    list_id: str | None = Field(default=None, sa_type=_text())
+    reason: SuppressionReason | None = Field(default=None, sa_type=_text(16))
+    comment: str = Field(sa_type=_text())
+    at: datetime = Field(sa_type=UTCDateTime)
+    until: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class AddressSpelling(SQLModel, table=True):
+    """An address with capitals in its local part, found by its small letters. Others need no row."""
+
+    __tablename__ = "address_spellings"
+    __table_args__ = (sa.PrimaryKeyConstraint("folded", "email"), {"sqlite_with_rowid": False})
+
+    folded: str = Field(sa_type=_text())
+    email: str = Field(sa_type=_text())
 
 
 class SinkState(SQLModel, table=True):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
 
+from app.suppressions import queries as suppressions
+
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
@@ -27,4 +29,5 @@ class Forgotten:
 
 
 def forget(connection: Connection, person: Forgotten) -> Mapping[str, int]:
-    return {}
+    # With every slice, and so before the first event goes: what is in force must not be judged anew by what is left.
+    return suppressions.forget(connection, person.email, digest=person.email_hash, keep=person.keep_suppression)

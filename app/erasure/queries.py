@@ -17,6 +17,7 @@ from app.errors import ErasureNotFound
 from app.filters import Unindexed
 from app.maintenance.expiry import delete_events, deliveries, events
 from app.models import DeliveryState, Erasure, ErasureState, KeptPayload, Quarantined, Replay, SinkState
+from app.suppressions.queries import spellings
 
 Row = sa.Row[Any]
 
@@ -70,7 +71,7 @@ def add_counts(connection: Connection, erasure_id: str, more: Counter[str]) -> N
 
 
 def finish(connection: Connection, erasure_id: str, now: datetime) -> None:
-    values = {"state": ErasureState.DONE.value, "email": None, "erased_at": now}
+    values = {"state": ErasureState.DONE.value, "addresses": None, "erased_at": now}
     running = erasures.c.state == ErasureState.RUNNING.value
     connection.execute(sa.update(erasures).where(erasures.c.id == erasure_id, running).values(**values))
 
@@ -79,11 +80,11 @@ def finish(connection: Connection, erasure_id: str, now: datetime) -> None:
 
 
 def variants(connection: Connection, email: str, *, folded: bool) -> list[str]:
-    """The addresses meant, as they are stored. Folded, all that differ in case only: reads the index of addresses."""
+    """The addresses meant, the given one first. Folded, all that differ in case only."""
     if not folded:
         return [email]
-    alike = sa.select(events.c.email).where(events.c.email.is_not(None), sa.func.lower(events.c.email) == email.lower())
-    return sorted({email, *connection.execute(alike.distinct()).scalars()})
+    spelled = sa.select(spellings.c.email).where(spellings.c.folded == email.lower())
+    return [email, *sorted({email.lower(), *connection.execute(spelled).scalars()} - {email})]
 
 
 def event_ids(connection: Connection, addresses: Sequence[str], most: int) -> list[str]:

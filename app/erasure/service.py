@@ -14,13 +14,13 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
+import orjson
 import structlog
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from app import partitions
 from app.clock import utc_now, wait_for_event
-from app.credentials import derive
 from app.db import Database, sqlstate_of
 from app.erasure import queries
 from app.erasure.forget import Forgotten, forget
@@ -55,11 +55,11 @@ class Erasures:
     """The erasures of this process, on the event loop. `owner` must be unique among replicas and their restarts."""
 
     def __init__(
-        self, database: Database, secret_key: bytes, owner: str, *, forget: Forget = forget,
+        self, database: Database, digest: Callable[[str], str], owner: str, *, forget: Forget = forget,
         now: Callable[[], datetime] = utc_now, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:  # fmt: skip
         self._database = database
-        self._secret_key = secret_key
+        self._digest = digest
         self._owner = owner
         self._forget = forget
         self._now = now
@@ -71,15 +71,15 @@ class Erasures:
     async def start(self, email: str, *, folded: bool, keep_suppression: bool) -> str:
         """Take the job down; its id."""
         email, now = normal_email(email), self._now()
+        # All spellings are taken down at once: they are forgotten with the first events of each.
+        addresses = await self._database.run_read(partial(queries.variants, email=email, folded=folded))
         values = {
-            "id": new_id(now), "state": ErasureState.RUNNING.value, "email": email, "email_hash": self._hash(email),
-            "folded": folded, "keep_suppression": keep_suppression, "counts": "{}", "requested_at": now,
+            "id": new_id(now), "state": ErasureState.RUNNING.value, "addresses": orjson.dumps(addresses).decode(),
+            "email_hash": self._digest(email), "folded": folded, "keep_suppression": keep_suppression, "counts": "{}",
+            "requested_at": now,
         }  # fmt: skip
         await self._database.run_write(lambda c: queries.insert(c, values))
         return str(values["id"])
-
-    def _hash(self, email: str) -> str:
-        return derive(self._secret_key, f"erased:{email}")
 
     async def wait(self, erasure_id: str, seconds: float) -> Row:
         """Work on it here, and answer when it is done or that time is over; it goes on in either case."""
@@ -131,18 +131,19 @@ class Erasures:
     async def carry_out(self, row: Row) -> None:
         """All of it, from wherever it is. Raises what the database raises; what was done by then stays done."""
         pace = Pace(self._goer(row.id), sleep=self._sleep)
-        addresses = await self._database.run_read(partial(queries.variants, email=row.email, folded=row.folded))
+        addresses: list[str] = orjson.loads(row.addresses)
         parts = await self._erase_events(row, addresses, pace)
-        finds = finder(row.email, folded=row.folded)
+        finds = finder(addresses[0], folded=row.folded)
         await self._erase_quarantine(row, finds, pace)
 
         def last(connection: Connection) -> None:
-            counts = Counter(replays=queries.erase_selections(connection, finds))
-            counts["sinks"] = queries.erase_errors(connection, finds)
+            counts: Counter[str] = Counter()
+            for email in addresses:
+                counts.update(self._forget(connection, Forgotten(email, self._digest(email), (), row.keep_suppression)))
+            counts.update(replays=queries.erase_selections(connection, finds))
+            counts.update(sinks=queries.erase_errors(connection, finds))
             ids = queries.operator_event_ids(connection, finds)
             counts.update(queries.erase_events(connection, ids) if ids else {})
-            for email in addresses:
-                counts.update(self._forget(connection, Forgotten(email, self._hash(email), (), row.keep_suppression)))
             queries.add_counts(connection, row.id, counts)
             queries.finish(connection, row.id, self._now())
 
@@ -184,7 +185,7 @@ class Erasures:
                 for email in addresses:
                     mine = ids if len(addresses) == 1 else queries.those_of(connection, ids, email)
                     if mine:
-                        person = Forgotten(email, self._hash(email), mine, row.keep_suppression)
+                        person = Forgotten(email, self._digest(email), mine, row.keep_suppression)
                         counts.update(self._forget(connection, person))
                 queries.add_counts(connection, row.id, queries.erase_events(connection, ids) + counts)
             return ids

@@ -17,7 +17,7 @@ from app.signing_keys import parse_signing_key
 EventType = Literal["sent", "open", "click", "bounce", "spam", "blocked", "unsub"]
 EVENT_TYPES: tuple[EventType, ...] = ("sent", "open", "click", "bounce", "spam", "blocked", "unsub")
 # What a sink may ask for: Mailjet's types, and those that Jethook tells about itself.
-HEARD: tuple[str, ...] = (*EVENT_TYPES, operator_events.ALL, *operator_events.MEANINGS)
+HEARD: tuple[str, ...] = (*EVENT_TYPES, *operator_events.SEVERAL, *operator_events.MEANINGS)
 MIN_SECRET_KEY_CHARS = 16
 
 
