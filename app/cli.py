@@ -270,6 +270,7 @@ class Rebuildable(StrEnum):
     """What can be made again from the stored events."""
 
     SUPPRESSIONS = "suppressions"
+    STATS = "stats"
 
 
 @cli.command()
@@ -277,12 +278,29 @@ def rebuild(
     what: Annotated[Rebuildable, typer.Argument(help="What to make again.")] = Rebuildable.SUPPRESSIONS,
 ) -> None:
     """Make what is derived from the stored events again, as the settings are now; also while the service runs."""
+    if what is Rebuildable.STATS:
+        _rebuild_stats()
+    else:
+        _rebuild_suppressions()
+
+
+def _rebuild_stats() -> None:
+    from app.rollups.rebuild import rebuild_stats  # noqa: PLC0415
+    from app.transfer.progress import progress  # noqa: PLC0415
+
+    with _database(_settings()) as database, progress(err, "rebuild stats") as tell:
+        done = rebuild_stats(database, on_progress=lambda done: tell(f"{done.events} events", done.events))
+    told = f"{done.kept} days kept as they were, since not all of their events are here"
+    out.print(f"{done.events} events of {done.days} days counted again; {told}")
+
+
+def _rebuild_suppressions() -> None:
     from app.suppressions.keeping import Keeper, policy_of  # noqa: PLC0415
     from app.suppressions.rebuild import rebuild as rebuild_suppressions  # noqa: PLC0415
     from app.transfer.progress import progress  # noqa: PLC0415
 
     settings = _settings()
-    with _database(settings) as database, progress(err, f"rebuild {what}") as tell:
+    with _database(settings) as database, progress(err, "rebuild suppressions") as tell:
         keeper = Keeper(policy_of(settings), _herald(settings, database))
         report = rebuild_suppressions(
             database, keeper, on_progress=lambda report: tell(f"{report.addresses} addresses", report.addresses)

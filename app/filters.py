@@ -101,6 +101,7 @@ Emails = Annotated[list[Annotated[str, AfterValidator(_email)]], Several]
 Domains = Annotated[list[Annotated[str, AfterValidator(_domain)]], Several]
 Moments = Annotated[list[Annotated[datetime, BeforeValidator(parse_moment)]], Several]
 Bools = Annotated[list[bool], Several]
+Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------
@@ -149,6 +150,7 @@ class EventFilters(Filters):
     contact_id: Texts = Field([], description="Mailjet's `mj_contact_id`")
     list_id: Texts = Field([], description="Mailjet's `mj_list_id`")
     permanent: Bools = Field([], description="whether the failure is lasting; events that tell nothing match neither")
+    automated: Bools = Field([], description="whether a machine opened or clicked; events of other types match neither")
     test: Bools = Field([], description="whether it came from the test button of Mailjet's web interface")
     after: Moments = Field(
         [], description="happened at that time or later (RFC 3339)", examples=[["2026-05-03T10:00:00Z"]]
@@ -224,7 +226,7 @@ def _told(value: object) -> str:
 SELECTIVE = ("message_id", "message_guid", "custom_id", "email", "campaign_id")
 EQUAL = (
     "webhook", "type", "outcome", "email_domain", "custom_campaign", "contact_id", "list_id", "permanent", "test",
-    *SELECTIVE,
+    "automated", *SELECTIVE,
 )  # fmt: skip
 
 

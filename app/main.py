@@ -48,6 +48,8 @@ from app.replay.selection import recipients
 from app.replay.service import Replays
 from app.settings import Settings
 from app.sinks import routes as sink_routes
+from app.stats import routes as stats_routes
+from app.stats.keeper import StatsKeeper
 from app.suppressions.digest import address_digest
 from app.suppressions.keeping import Keeper, policy_of
 
@@ -125,6 +127,7 @@ class Service:
             self._background.append(asyncio.create_task(self.replays.run(self._background_stop), name="replays"))
             self._background.append(asyncio.create_task(self._keep_retention(), name="retention"))
             self._background.append(asyncio.create_task(self.erasures.run(self._background_stop), name="erasures"))
+            self._background.append(asyncio.create_task(self._keep_stats(), name="stats"))
         else:
             self._background.append(asyncio.create_task(self._watch_registration(), name="registration"))
 
@@ -142,6 +145,15 @@ class Service:
     def _retained(self, found: Report, at: datetime) -> None:
         oldest = None if found.oldest is None else found.oldest.timestamp()
         self.metrics.retained(found.rows, oldest=oldest, now=at.timestamp())
+
+    async def _keep_stats(self) -> None:
+        leadership = Leadership(self.database, "stats", self.relay.lease_token)
+        keeper = StatsKeeper(
+            self.database, self.feed.horizon, leadership.may_lead, on_lag=self.metrics.stats_lag.set,
+            retention_days=self.settings.stats_retention_days,
+        )  # fmt: skip
+        await keeper.run(self._background_stop)
+        await leadership.release()
 
     async def _watch_registration(self) -> None:
         """Learn now and then what the replica that registers has found, for `/readyz`."""
@@ -256,6 +268,7 @@ def create_app(settings: Settings) -> FastAPI:
     rest.include_router(query_routes.build_router(service.database, keys, settings.page_seconds))
     rest.include_router(export_routes.build_router(service.exports, keys))
     rest.include_router(feed_routes.build_router(service.feed, keys, service.metrics.stream_ended))
+    rest.include_router(stats_routes.build_router(service.database, keys))
     rest.include_router(delivery_routes.build_router(service.database, keys, service.look_again))
     rest.include_router(quarantine.build_router(service.database, keys, service.ingest))
     rest.include_router(sink_routes.build_router(settings, service.database, keys, service.relay, service.herald))

@@ -96,6 +96,11 @@ class Metrics:
             "For how long writing transactions hold the feed back, as last seen",
             registry=r,
         )
+        self.stats_lag = Gauge(
+            "jethook_stats_lag_seconds",
+            "For how long the oldest event not counted into the statistics has waited, as last seen",
+            registry=r,
+        )
         self.stream_ends = Counter("jethook_stream_ends", "Streams that ended, by reason", ["reason"], registry=r)
         self.retention_deleted = Counter(
             "jethook_retention_deleted", "Rows that retention has removed, payloads among them", ["kind"], registry=r

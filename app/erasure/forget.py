@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
 
+from app.rollups import store as rollups
 from app.suppressions import queries as suppressions
 
 
@@ -30,4 +31,6 @@ class Forgotten:
 
 def forget(connection: Connection, person: Forgotten) -> Mapping[str, int]:
     # With every slice, and so before the first event goes: what is in force must not be judged anew by what is left.
-    return suppressions.forget(connection, person.email, digest=person.email_hash, keep=person.keep_suppression)
+    found = suppressions.forget(connection, person.email, digest=person.email_hash, keep=person.keep_suppression)
+    rollups.uncount(connection, person.event_ids)  # numbers, and no rows of the person's: the receipt has them already
+    return found

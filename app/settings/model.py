@@ -197,6 +197,9 @@ class Settings(BaseModel):
         description="payloads and what is personal are removed earlier, after that time; unset: with their event",
     )
     retention_deletes_owed: bool = Field(False, description="retention also takes what is still owed to a sink")
+    stats_retention_days: int = Field(
+        1825, ge=1, description="how long statistics are kept, whole days, also of events deleted before"
+    )
     sink_deny_cidrs: Networks = Field(
         (),
         description="networks that no sink, token endpoint or proxy may be in, e.g. `10.0.0.0/8,fd00::/8`; link-local,"

@@ -83,7 +83,7 @@ def test_every_trace_of_a_person_goes_and_nobody_elses(database: Database) -> No
     assert (count(database, Quarantined), count(database, Attempt)) == (1, 2)
     assert json.loads(receipt.counts) == {
         "events": 6, "deliveries": 6, "attempts": 3, "deliveries_cancelled": 2, "quarantine": 3, "replays": 1,
-        "sinks": 1,
+        "sinks": 1, "suppressions": 0, "suppression_acts": 0, "address_spellings": 0,
     }  # fmt: skip
     assert (receipt.state, receipt.addresses) == ("done", None)
     assert receipt.erased_at is not None
