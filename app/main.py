@@ -19,7 +19,6 @@ from app.alerts.service import Alerts, is_wanted
 from app.credentials import callback_passwords, derive, load_secret_key, made_api_key, registered_passwords
 from app.dashboard import routes as dashboard_routes
 from app.dashboard.access import Access
-from app.dashboard.assets import Assets
 from app.dashboard.desk import Desk
 from app.dashboard.pages import Pages
 from app.dashboard.pulse import Pulse
@@ -215,13 +214,13 @@ def make_sessions(settings: Settings, secret_key: bytes, made_key: str | None) -
     return Sessions(derive(secret_key, f"dashboard:{settings.instance}").encode(), full=full, read=read)
 
 
-def make_desk(service: Service, assets: Assets) -> Desk:
+def make_desk(service: Service) -> Desk:
     """The parts of the service that the dashboard shows and steers."""
     settings = service.settings
     return Desk(
         settings=settings, database=service.database, pulse=service.pulse, feed=service.feed,
         access=Access(service.sessions, service.database, settings.public_url),
-        pages=Pages(assets, settings.instance),
+        pages=Pages(settings.instance),
         sinks=Sinks(settings, service.database, service.relay, service.herald),
         registrar=service.registrar, ingest=service.ingest, recipients=service.recipients,
         look_again=service.look_again, replays_look_again=service.replays.look_again,
@@ -316,8 +315,7 @@ def create_app(settings: Settings) -> FastAPI:
         )
     )  # fmt: skip
     app.include_router(rest)
-    assets = Assets()
-    app.include_router(dashboard_routes.build_router(make_desk(service, assets), assets))
+    app.include_router(dashboard_routes.build_router(make_desk(service)))
     app.add_middleware(BodyLimit, most=MAX_REST_BODY_BYTES, but="/webhooks/")  # callbacks have a limit of their own
     _document_receiving(app)
     install_problem_handlers(app)
