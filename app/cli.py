@@ -204,7 +204,7 @@ def export(
         list[str] | None,
         typer.Argument(metavar="[NAME=VALUE]...", help="Filters of GET /v1/events, as type=bounce; repeated: any."),
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="ndjson or csv.")] = "ndjson",
+    form: Annotated[str, typer.Option("--format", help="ndjson, csv or parquet.")] = "ndjson",
     output: Annotated[Path | None, typer.Option(help="File to write; it is there only when whole.")] = None,
     order: Annotated[str, typer.Option(help="asc (oldest first) or desc.")] = "asc",
     gzip: Annotated[bool, typer.Option("--gzip", help="Compress; so does a name ending in .gz.")] = False,
@@ -214,11 +214,11 @@ def export(
     from app.transfer import files  # noqa: PLC0415
     from app.transfer.progress import progress  # noqa: PLC0415
 
+    packed = gzip or (output is not None and output.suffix == ".gz")
     try:
-        asked = files.parse_filters(filters or [], format=form, order=order, csv_safe=csv_safe)
+        asked = files.parse_filters(filters or [], gzip=packed, format=form, order=order, csv_safe=csv_safe)
     except files.BadFilters as fault:
         _usage("\n".join(fault.faults))
-    packed = gzip or (output is not None and output.suffix == ".gz")
     try:
         with _database(_settings()) as database, files.whole_file(output) as file, progress(err, "export") as tell:
             count = files.export_events(
@@ -271,6 +271,7 @@ class Rebuildable(StrEnum):
     """What can be made again from the stored events."""
 
     SUPPRESSIONS = "suppressions"
+    STATS = "stats"
 
 
 @cli.command()
@@ -278,12 +279,29 @@ def rebuild(
     what: Annotated[Rebuildable, typer.Argument(help="What to make again.")] = Rebuildable.SUPPRESSIONS,
 ) -> None:
     """Make what is derived from the stored events again, as the settings are now; also while the service runs."""
+    if what is Rebuildable.STATS:
+        _rebuild_stats()
+    else:
+        _rebuild_suppressions()
+
+
+def _rebuild_stats() -> None:
+    from app.rollups.rebuild import rebuild_stats  # noqa: PLC0415
+    from app.transfer.progress import progress  # noqa: PLC0415
+
+    with _database(_settings()) as database, progress(err, "rebuild stats") as tell:
+        done = rebuild_stats(database, on_progress=lambda done: tell(f"{done.events} events", done.events))
+    told = f"{done.kept} days kept as they were, since not all of their events are here"
+    out.print(f"{done.events} events of {done.days} days counted again; {told}")
+
+
+def _rebuild_suppressions() -> None:
     from app.suppressions.keeping import Keeper, policy_of  # noqa: PLC0415
     from app.suppressions.rebuild import rebuild as rebuild_suppressions  # noqa: PLC0415
     from app.transfer.progress import progress  # noqa: PLC0415
 
     settings = _settings()
-    with _database(settings) as database, progress(err, f"rebuild {what}") as tell:
+    with _database(settings) as database, progress(err, "rebuild suppressions") as tell:
         keeper = Keeper(policy_of(settings), _herald(settings, database))
         report = rebuild_suppressions(
             database, keeper, on_progress=lambda report: tell(f"{report.addresses} addresses", report.addresses)

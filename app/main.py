@@ -44,6 +44,8 @@ from app.replay.selection import recipients
 from app.replay.service import Replays
 from app.settings import Settings
 from app.sinks import routes as sink_routes
+from app.stats import routes as stats_routes
+from app.stats.keeper import StatsKeeper
 from app.suppressions.digest import address_digest
 from app.suppressions.keeping import Keeper, policy_of
 
@@ -118,12 +120,22 @@ class Service:
             await self.relay.start()
             self._background.append(asyncio.create_task(self._keep_registered(), name="registration"))
             self._background.append(asyncio.create_task(self.replays.run(self._background_stop), name="replays"))
+            self._background.append(asyncio.create_task(self._keep_stats(), name="stats"))
         else:
             self._background.append(asyncio.create_task(self._watch_registration(), name="registration"))
 
     async def _keep_registered(self) -> None:
         leadership = Leadership(self.database, "registration", self.relay.lease_token)
         await self.registrar.run(self._background_stop, leadership.may_lead)
+        await leadership.release()
+
+    async def _keep_stats(self) -> None:
+        leadership = Leadership(self.database, "stats", self.relay.lease_token)
+        keeper = StatsKeeper(
+            self.database, self.feed.horizon, leadership.may_lead, on_lag=self.metrics.stats_lag.set,
+            retention_days=self.settings.stats_retention_days,
+        )  # fmt: skip
+        await keeper.run(self._background_stop)
         await leadership.release()
 
     async def _watch_registration(self) -> None:
@@ -221,18 +233,20 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Keeps, relays and answers questions about what Mailjet says happened to every message.",
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect names whatever host the caller claimed, and is no answer of ours
+        generate_unique_id_function=lambda route: route.name,  # a generated client calls it `list_events`
     )
     app.state.service = service
     app.router.routes.insert(0, service.receiver.route())
     keys = service.keys
     rest = APIRouter()
-    rest.include_router(query_routes.build_router(service.database, keys))
     rest.include_router(recipient_routes.build_router(service.database, keys, service.digest))
     rest.include_router(
         suppression_routes.build_router(service.database, keys, service.keeper, service.digest, service.look_again)
     )
+    rest.include_router(query_routes.build_router(service.database, keys, settings.page_seconds))
     rest.include_router(export_routes.build_router(service.exports, keys))
     rest.include_router(feed_routes.build_router(service.feed, keys, service.metrics.stream_ended))
+    rest.include_router(stats_routes.build_router(service.database, keys))
     rest.include_router(delivery_routes.build_router(service.database, keys, service.look_again))
     rest.include_router(quarantine.build_router(service.database, keys, service.ingest))
     rest.include_router(sink_routes.build_router(settings, service.database, keys, service.relay, service.herald))

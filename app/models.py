@@ -117,6 +117,9 @@ class Event(SQLModel, table=True):
     permanent: bool | None = Field(default=None)
     reason: str | None = Field(default=None, sa_type=_text())
     reason_group: str | None = Field(default=None, sa_type=_text())
+    # Of opens and clicks: a machine's or a person's, and the rule that told (`mailjet.machines`).
+    automated: bool | None = Field(default=None)
+    automated_rule: str | None = Field(default=None, sa_type=_text(32))
     raw: str = Field(sa_type=_text())
 
 
@@ -214,6 +217,64 @@ class Replay(SQLModel, table=True):
     error: str | None = Field(default=None, sa_type=_text())
     created_at: datetime = Field(sa_type=UTCDateTime)
     finished_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class StatCell(SQLModel, table=True):
+    """Events that are alike in the fields of a view (`rollups.cells`); other fields are null."""
+
+    __tablename__ = "stat_cells"
+
+    id: int = Field(sa_column=sa.Column(sa.BigInteger, primary_key=True, autoincrement=False))
+    view: int = Field(sa_type=sa.SmallInteger)
+    webhook: str = Field(sa_type=_text(63))
+    type: str = Field(sa_type=_text())
+    outcome: str = Field(sa_type=_text(16))
+    permanent: bool | None = Field(default=None)
+    test: bool
+    automated: bool | None = Field(default=None)
+    email_domain: str | None = Field(default=None, sa_type=_text())
+    campaign_id: str | None = Field(default=None, sa_type=_text())
+    custom_campaign: str | None = Field(default=None, sa_type=_text())
+    reason: str | None = Field(default=None, sa_type=_text())
+    reason_group: str | None = Field(default=None, sa_type=_text())
+
+
+class StatCount(SQLModel, table=True):
+    """How many events of a cell happened in one hour or day."""
+
+    __tablename__ = "stat_counts"
+    __table_args__ = (sa.PrimaryKeyConstraint("view", "unit", "start", "cell"), {"sqlite_with_rowid": False})
+
+    view: int = Field(sa_type=sa.SmallInteger)
+    unit: int = Field(sa_type=sa.SmallInteger)
+    start: int
+    cell: int = Field(sa_type=sa.BigInteger)
+    count: int = Field(sa_type=sa.BigInteger)
+
+
+class StatMember(SQLModel, table=True):
+    """Whom one counted event was about, as digests: what unique recipients and messages are counted from."""
+
+    __tablename__ = "stat_members"
+    __table_args__ = (sa.PrimaryKeyConstraint("level", "hour", "seq"), {"sqlite_with_rowid": False})
+
+    seq: int = Field(sa_type=sa.BigInteger)
+    cell: int = Field(sa_type=sa.BigInteger)
+    recipient: int = Field(sa_type=sa.BigInteger)
+    message: int = Field(sa_type=sa.BigInteger)
+    hour: int
+    level: int = Field(sa_type=sa.SmallInteger)
+
+
+class StatProgress(SQLModel, table=True):
+    """The only row: events up to `seq` are counted. Who changes counts holds it locked."""
+
+    __tablename__ = "stat_progress"
+
+    id: int = Field(sa_column=sa.Column(sa.SmallInteger, primary_key=True, autoincrement=False))
+    seq: int = Field(sa_type=sa.BigInteger)
+    changes: int = Field(sa_type=sa.BigInteger)  # how often something was taken out: what is remembered is then stale
+    digest_key: bytes = Field(sa_type=sa.LargeBinary)
 
 
 class Quarantined(SQLModel, table=True):

@@ -38,7 +38,7 @@ def build_router(database: Database, keys: ApiKeys, ingest: Ingest) -> APIRouter
         " that tells why.",
         responses=PROBLEM_RESPONSES | problem_responses(404, 409),
     )
-    async def reprocess(id: Annotated[str, Path(description="id of the entry")]) -> Reprocessed:
+    async def reprocess_quarantined(id: Annotated[str, Path(description="id of the entry")]) -> Reprocessed:
         entry = await database.run_read(lambda connection: _get(connection, id))
         if entry.webhook not in ingest.webhooks:
             raise Conflict(f"no webhook {entry.webhook!r} is configured any more")

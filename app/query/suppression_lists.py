@@ -13,6 +13,7 @@ from app.clock import from_micros
 from app.filters import Condition, Domains, Emails, Moments, Paging, Several, Texts, Unindexed
 from app.models import SuppressionReason, SuppressionScope
 from app.query.cursor import Position
+from app.query.pages import by_index
 from app.suppressions.queries import suppressions
 
 # The columns with an index of their own, those that lead to the fewest rows first.
@@ -37,6 +38,8 @@ def list_suppressions(
     connection: Connection, query: SuppressionQuery, position: Position | None
 ) -> tuple[Sequence[sa.RowMapping], bool]:
     """(the rows of one page after `position`, whether more follow)."""
+    if not query.email:  # an address has few rows, which are sorted
+        by_index(connection)
     rows = connection.execute(suppression_page(query, position)).mappings().all()
     return rows[: query.limit], len(rows) > query.limit
 

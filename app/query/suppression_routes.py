@@ -19,7 +19,7 @@ from app.query.suppression_shapes import (
     Check,
     CheckList,
     Lift,
-    Lifted,
+    LiftResult,
     NewSuppression,
     SuppressionList,
     SuppressionModel,
@@ -116,7 +116,7 @@ def _add_changing(
         description="Ends what is in force for an address: all of it, or what has this `scope`, `list_id` or `reason`."
         " What happened until now counts no more, also where it is told late; what happens from now on suppresses"
         " again. Where nothing is in force `lifted` is empty.",
-        responses={200: {"model": Lifted}},
+        responses={200: {"model": LiftResult}},
         **options,
     )
     def lift(body: Lift) -> Response:

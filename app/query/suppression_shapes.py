@@ -110,7 +110,7 @@ class SuppressionList(ListModel):
     data: list[SuppressionModel]
 
 
-class Lifted(BaseModel):
+class LiftResult(BaseModel):
     """What was ended, and what is still in force for the address."""
 
     email: str

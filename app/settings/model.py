@@ -176,8 +176,14 @@ class Settings(BaseModel):
         "info", description="least severe line shown: `debug`, `info`, `warning` or `error`"
     )
     max_body_bytes: int = Field(10_485_760, ge=1024, description="larger callback bodies get 413")
+    page_seconds: Seconds = Field(
+        2.0, description="how long a page of a list is sought at most where a filter is rare; then its cursor goes on"
+    )
     register_every_seconds: SecondsOrNone = Field(
         300.0, description="how often callbacks are checked; 0: at start only"
+    )
+    stats_retention_days: int = Field(
+        1825, ge=1, description="how long statistics are kept, whole days, also of events deleted before"
     )
     sink_deny_cidrs: Networks = Field(
         (),

@@ -149,6 +149,8 @@ def upgrade() -> None:
         sa.Column("permanent", sa.Boolean(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("reason_group", sa.Text(), nullable=True),
+        sa.Column("automated", sa.Boolean(), nullable=True),
+        sa.Column("automated_rule", sa.String(length=32), nullable=True),
         sa.Column("raw", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_events")),
         sa.UniqueConstraint("id", name=op.f("uq_events_id")),
@@ -279,6 +281,52 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_sink_states")),
     )
     op.create_table(
+        "stat_cells",
+        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("view", sa.SmallInteger(), nullable=False),
+        sa.Column("webhook", sa.String(length=63), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("outcome", sa.String(length=16), nullable=False),
+        sa.Column("permanent", sa.Boolean(), nullable=True),
+        sa.Column("test", sa.Boolean(), nullable=False),
+        sa.Column("automated", sa.Boolean(), nullable=True),
+        sa.Column("email_domain", sa.Text(), nullable=True),
+        sa.Column("campaign_id", sa.Text(), nullable=True),
+        sa.Column("custom_campaign", sa.Text(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("reason_group", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_stat_cells")),
+    )
+    op.create_table(
+        "stat_counts",
+        sa.Column("view", sa.SmallInteger(), nullable=False),
+        sa.Column("unit", sa.SmallInteger(), nullable=False),
+        sa.Column("start", sa.Integer(), nullable=False),
+        sa.Column("cell", sa.BigInteger(), nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("view", "unit", "start", "cell", name=op.f("pk_stat_counts")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "stat_members",
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("cell", sa.BigInteger(), nullable=False),
+        sa.Column("recipient", sa.BigInteger(), nullable=False),
+        sa.Column("message", sa.BigInteger(), nullable=False),
+        sa.Column("hour", sa.Integer(), nullable=False),
+        sa.Column("level", sa.SmallInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("level", "hour", "seq", name=op.f("pk_stat_members")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "stat_progress",
+        sa.Column("id", sa.SmallInteger(), autoincrement=False, nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("changes", sa.BigInteger(), nullable=False),
+        sa.Column("digest_key", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_stat_progress")),
+    )
+    op.create_table(
         "suppressions",
         sa.Column(
             "id", sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"), nullable=False
@@ -349,6 +397,10 @@ def downgrade() -> None:
     op.drop_table("address_spellings")
     op.drop_table("suppression_acts")
     op.drop_table("suppressions")
+    op.drop_table("stat_progress")
+    op.drop_table("stat_members")
+    op.drop_table("stat_counts")
+    op.drop_table("stat_cells")
     op.drop_table("sink_states")
     op.drop_table("secrets")
     op.drop_table("replays")

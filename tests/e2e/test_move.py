@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from app.clock import now_micros
 from app.db import Database
@@ -44,6 +45,7 @@ def rows_there(goal: str) -> int:
         return int(rows or 0)
 
 
+@pytest.mark.timeout(150)
 def test_a_move_that_was_killed_goes_on_and_the_service_goes_on_there(
     folder: Path, make_database: MakeDatabase
 ) -> None:
