@@ -15,7 +15,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, health
 from app.alerts.service import Alerts, is_wanted
-from app.credentials import callback_passwords, load_secret_key, made_api_key, registered_passwords
+from app.credentials import callback_passwords, derive, load_secret_key, made_api_key, registered_passwords
+from app.dashboard import routes as dashboard_routes
+from app.dashboard.access import Access
+from app.dashboard.assets import Assets
+from app.dashboard.desk import Desk
+from app.dashboard.pages import Pages
+from app.dashboard.pulse import Pulse
+from app.dashboard.sessions import Sessions
 from app.db import Database
 from app.delivery import routes as delivery_routes
 from app.delivery.worker import Relay
@@ -44,6 +51,7 @@ from app.replay.selection import recipients
 from app.replay.service import Replays
 from app.settings import Settings
 from app.sinks import routes as sink_routes
+from app.sinks.service import Sinks
 from app.stats import routes as stats_routes
 from app.stats.keeper import StatsKeeper
 from app.suppressions.digest import address_digest
@@ -68,10 +76,12 @@ class Service:
         secret_key = load_secret_key(settings, self.database)
         self.passwords = callback_passwords(settings, secret_key)
         self.made_api_key = made_api_key(settings, secret_key)
+        self.sessions = make_sessions(settings, secret_key, self.made_api_key)
         self.stopping = False
         self.on_stop_request: Callable[[], None] = lambda: None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.metrics = Metrics(webhooks=settings.effective_webhooks, sinks=settings.sinks)
+        self.pulse = Pulse(self.metrics)
         self.commits = GroupCommit(self.database)
         self.feed = Feed(self.database, on_clients=self.metrics.feed_clients_are)
         self.metrics.feed_held.set_function(lambda: self.feed.horizon.held_seconds)
@@ -116,6 +126,7 @@ class Service:
         self.loop = asyncio.get_running_loop()
         if self.alerts is not None:
             await self.alerts.start()
+        self._background.append(asyncio.create_task(self.pulse.run(self._background_stop), name="pulse"))
         if self.delivers:
             await self.relay.start()
             self._background.append(asyncio.create_task(self._keep_registered(), name="registration"))
@@ -177,6 +188,27 @@ class Service:
         await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.to_thread(self.exports.close)
         await asyncio.to_thread(self.database.close)
+
+
+def make_sessions(settings: Settings, secret_key: bytes, made_key: str | None) -> Sessions:
+    """The dashboard's sessions: the same on every replica, and of this installation only."""
+    full = [key.get_secret_value() for key in settings.api_keys] + ([made_key] if made_key else [])
+    read = [key.get_secret_value() for key in settings.read_api_keys]
+    return Sessions(derive(secret_key, f"dashboard:{settings.instance}").encode(), full=full, read=read)
+
+
+def make_desk(service: Service, assets: Assets) -> Desk:
+    """The parts of the service that the dashboard shows and steers."""
+    settings = service.settings
+    return Desk(
+        settings=settings, database=service.database, pulse=service.pulse, feed=service.feed,
+        access=Access(service.sessions, service.database, settings.public_url),
+        pages=Pages(assets, settings.instance),
+        sinks=Sinks(settings, service.database, service.relay, service.herald),
+        registrar=service.registrar, ingest=service.ingest, recipients=service.recipients,
+        look_again=service.look_again, replays_look_again=service.replays.look_again,
+        on_stream_end=service.metrics.stream_ended, keeper=service.keeper, digest=service.digest,
+    )  # fmt: skip
 
 
 def make_alerts(settings: Settings, database: Database) -> Alerts | None:
@@ -261,6 +293,8 @@ def create_app(settings: Settings) -> FastAPI:
         )
     )  # fmt: skip
     app.include_router(rest)
+    assets = Assets()
+    app.include_router(dashboard_routes.build_router(make_desk(service, assets), assets))
     app.add_middleware(BodyLimit, most=MAX_REST_BODY_BYTES, but="/webhooks/")  # callbacks have a limit of their own
     _document_receiving(app)
     install_problem_handlers(app)

@@ -445,3 +445,12 @@ class Secret(SQLModel, table=True):
 
     name: str = Field(sa_type=_text(63), primary_key=True)
     value: str = Field(sa_type=_text())
+
+
+class EndedSession(SQLModel, table=True):
+    """A session of the dashboard that somebody logged out of, or a link that was used, until it would have ended."""
+
+    __tablename__ = "ended_sessions"
+
+    id: str = Field(sa_type=_text(22), primary_key=True)
+    expires_at: datetime = Field(sa_type=UTCDateTime)

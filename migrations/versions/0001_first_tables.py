@@ -125,6 +125,12 @@ def upgrade() -> None:
         sqlite_where=sa.text("replay_id IS NOT NULL"),
     )
     op.create_table(
+        "ended_sessions",
+        sa.Column("id", sa.String(length=22), nullable=False),
+        sa.Column("expires_at", app.db.UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_ended_sessions")),
+    )
+    op.create_table(
         "events",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column(
@@ -441,6 +447,7 @@ def downgrade() -> None:
         sqlite_where=sa.text("campaign_id IS NOT NULL"),
     )
     op.drop_table("events")
+    op.drop_table("ended_sessions")
     op.drop_index(
         "ix_deliveries_replay",
         table_name="deliveries",
