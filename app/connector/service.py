@@ -1,0 +1,43 @@
+"""The connector of one process: its doors to Mailjet, its jobs, and the routes of all modules."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+
+from app.connector import contacts, lists
+from app.connector.doors import Doors
+from app.connector.jobs import Subscriptions
+from app.db import Database
+from app.http import ApiKeys
+from app.mailjet.door import Observe
+from app.settings import Settings
+
+
+class Connector:
+    """`start` and `stop` on the event loop. `owner` must be unique among replicas and their restarts."""
+
+    def __init__(
+        self, settings: Settings, database: Database, *, owner: str, observe: Observe, doors: Doors | None = None
+    ) -> None:
+        self.doors = doors or Doors(settings.effective_connections, observe=observe)
+        self.subscriptions = Subscriptions(self.doors, database, owner)
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """What runs in the background."""
+        self._tasks.append(asyncio.create_task(self.subscriptions.run(self._stop), name="subscriptions"))
+
+    async def stop(self) -> None:
+        self._stop.set()
+        self.subscriptions.wake()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.doors.aclose()
+
+    def build_router(self, keys: ApiKeys) -> APIRouter:
+        router = APIRouter()
+        router.include_router(contacts.build_router(self.doors, keys))
+        router.include_router(lists.build_router(self.doors, keys, self.subscriptions))
+        return router
