@@ -139,7 +139,7 @@ def field_errors(error: MailjetError, names: Mapping[str, str]) -> Sequence[Fiel
 
 def pointer_of(name: str, names: Mapping[str, str]) -> str:
     """`To[0].Email` -> `/to/0/email`; empty for a property that none of ours stands for."""
-    parts = re.findall(r"[A-Za-z-]+|\d+", name.removeprefix("Messages"))
+    parts = re.findall(r"[A-Za-z-]+|\d+", re.sub(r"^Messages\[\d+\]\.?", "", name))
     if not parts:
         return ""
     words = [part if part.isdigit() else names.get(part, "") for part in parts]

@@ -6,9 +6,10 @@ import asyncio
 
 from fastapi import APIRouter
 
-from app.connector import contacts, lists
+from app.connector import contacts, lists, messages
 from app.connector.doors import Doors
 from app.connector.jobs import Subscriptions
+from app.connector.sending import Sending
 from app.db import Database
 from app.http import ApiKeys
 from app.mailjet.door import Observe
@@ -23,6 +24,8 @@ class Connector:
     ) -> None:
         self.doors = doors or Doors(settings.effective_connections, observe=observe)
         self.subscriptions = Subscriptions(self.doors, database, owner)
+        self._sending = Sending(database, owner)
+        self._database = database
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -40,4 +43,5 @@ class Connector:
         router = APIRouter()
         router.include_router(contacts.build_router(self.doors, keys))
         router.include_router(lists.build_router(self.doors, keys, self.subscriptions))
+        router.include_router(messages.build_router(self.doors, keys, self._database, self._sending))
         return router

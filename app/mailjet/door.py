@@ -179,6 +179,11 @@ class Door:
             raise fault
         return answer
 
+    async def post_json(self, operation: Operation, path: str, body: Any) -> Answer:
+        """One POST, whatever its status."""
+        headers = {"content-type": "application/json"}
+        return await self.pass_through(operation, "POST", path, content=orjson.dumps(body), headers=headers)
+
     async def pass_through(
         self,
         operation: Operation,

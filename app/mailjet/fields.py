@@ -11,12 +11,22 @@ A model for reading names each field's property with `mailjet(…)`; one for wri
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, cast
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from app.clock import rfc3339
 from app.mailjet.answers import whole_number
@@ -172,21 +182,29 @@ IsoTime = Annotated[
 GivenText = Annotated[str, Field(min_length=1, max_length=500)]
 
 
-def choice(words: Mapping[str, int | str], *, lists: bool = False) -> Any:
-    """One of these words, or its number, in any case and with blanks or underscores; written as Mailjet's value.
+class Choice:
+    """`Annotated[str, Choice(words)]`: one of these words or its number, in any case and with blanks or underscores;
+    written as Mailjet's value. `documented` are those that the documentation shows, unless all."""
 
-    Where two words have one value, the first is the one that documents it.
-    """
-    known = {_plain(word): word for word in words} | {str(value).lower(): word for word, value in words.items()}
+    def __init__(self, words: Mapping[str, int] | Mapping[str, str], documented: Iterable[str] = ()) -> None:
+        self._values: dict[str, int | str] = dict(words)
+        self._shown = list(documented or words)
+        self._known = {_plain(word): word for word in words}
+        self._known |= {str(value).lower(): word for word, value in reversed(self._values.items())}
 
-    def check(value: Any) -> Any:
-        found = known.get(_plain(str(value))) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        written = core_schema.plain_serializer_function_ser_schema(self._values.__getitem__)
+        return core_schema.no_info_before_validator_function(self._check, handler(source), serialization=written)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "enum": self._shown}
+
+    def _check(self, value: Any) -> str:
+        is_word = isinstance(value, str | int) and not isinstance(value, bool)
+        found = self._known.get(_plain(str(value))) if is_word else None
         if found is None:
-            raise PydanticCustomError("enum", "must be one of {words}", {"words": ", ".join(words)})
+            raise PydanticCustomError("enum", "must be one of {words}", {"words": ", ".join(self._shown)})
         return found
-
-    schema: dict[str, Any] = {"type": "string", "enum": list(words)}
-    return Annotated[str, BeforeValidator(check), PlainSerializer(lambda word: words[word]), WithJsonSchema(schema)]
 
 
 def _plain(word: str) -> str:
