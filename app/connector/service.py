@@ -6,7 +6,7 @@ import asyncio
 
 from fastapi import APIRouter
 
-from app.connector import contacts, lists, messages
+from app.connector import calls, campaigns, contacts, drafts, lists, messages, sms
 from app.connector.doors import Doors
 from app.connector.jobs import Subscriptions
 from app.connector.sending import Sending
@@ -44,4 +44,8 @@ class Connector:
         router.include_router(contacts.build_router(self.doors, keys))
         router.include_router(lists.build_router(self.doors, keys, self.subscriptions))
         router.include_router(messages.build_router(self.doors, keys, self._database, self._sending))
+        router.include_router(campaigns.build_router(self.doors, keys))
+        router.include_router(drafts.build_router(self.doors, keys))
+        router.include_router(sms.build_router(self.doors, keys))
+        router.include_router(calls.build_router(self.doors, keys))
         return router

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +19,12 @@ from app.settings import Settings, load_settings
 from app.simulator.account import Account
 from app.simulator.mailjet import SMS_TOKEN, ApiRequest, StandInMailjet
 from app.simulator.server import LocalServer
+from tests.conftest import empty
 from tests.rest import app_of
 
 KEY, SECRET = "key", "mailjet-secret"
 BASE = "/v1/connections/shop"
+BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 AT_ONCE = RetryPolicy(attempts=3, total_seconds=10, wait_initial_seconds=0, wait_max_seconds=0, jitter_seconds=0)
 
 
@@ -38,6 +42,22 @@ def server(mailjet: StandInMailjet) -> Iterator[LocalServer]:
 @pytest.fixture
 def account(mailjet: StandInMailjet) -> Account:
     return mailjet.account
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """SQLite: most of the connector stores nothing. What does is tested on both, see `BOTH`."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        path = tmp_path / "test.db"
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+        url = f"sqlite:///{path}"
+    else:
+        kept: Database = request.getfixturevalue("migrated_postgres")
+        kept.write(empty)
+        url = kept.writer.url.render_as_string(hide_password=False)
+    opened = Database(url)
+    yield opened
+    opened.close()
 
 
 def settings_for(url: str, **more: str) -> Settings:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.connector.conftest import BASE, connector_of, data, last_call, refusal
+from tests.connector.conftest import BASE, BOTH, connector_of, data, last_call, refusal
 
 CONTACTS, LISTS = f"{BASE}/contacts", f"{BASE}/lists"
 
@@ -191,6 +191,7 @@ def test_a_subscription_that_does_not_fit_is_told_by_its_pointer(client, account
     assert pointer in {p for p, _ in errors}
 
 
+@BOTH
 def test_many_contacts_are_a_job_that_another_replica_finishes(client, connector, server, database, account):
     number = account.add_list("News")["ID"]
     contacts = [{"email": f"{n}@example.com"} for n in range(1100)]

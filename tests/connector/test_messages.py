@@ -12,7 +12,7 @@ import pytest
 
 from app.connector.ledger import Entry, Ledger
 from app.connector.sending import SendRequest
-from tests.connector.conftest import BASE, KEY, SECRET, data, last_call, refusal
+from tests.connector.conftest import BASE, BOTH, KEY, SECRET, data, last_call, refusal
 from tests.factories import make_event
 
 MESSAGES = f"{BASE}/messages"
@@ -78,8 +78,8 @@ def test_a_message_comes_with_its_names_its_history_and_our_timeline(client, dat
 def test_everything_a_message_can_hold_reaches_mailjet(client, mailjet):
     picture = base64.b64encode(b"picture").decode()
     full = letter(
-        cc=[{"email": "c@example.com", "name": "C"}], bcc=[{"email": "b@example.com"}], reply_to={"email": "r@example.com"},
-        html="<p>H</p>", variables={"day": 1},
+        cc=[{"email": "c@example.com", "name": "C"}], bcc=[{"email": "b@example.com"}],
+        reply_to={"email": "r@example.com"}, html="<p>H</p>", variables={"day": 1},
         attachments=[{"filename": "a.txt", "content_type": "text/plain", "data": "QQ=="},
                      {"filename": "p.png", "content_type": "image/png", "data": picture, "content_id": "p1"}],
         custom_id="order-17", payload='{"a": 1}', custom_campaign="spring", track_opens="enabled", track_clicks=False,
@@ -145,6 +145,7 @@ def test_accepted_and_refused_messages_are_told_apart(client):
         ("/messages/1/from", "send-0008"), ("/messages/2/cc/0/email", "mj-0013")]  # fmt: skip
 
 
+@BOTH
 def test_a_repeat_with_the_same_key_sends_nothing_and_tells_the_same(client, mailjet):
     letters = [letter(0), letter(1, **{"from": {"email": "x@refused.example"}})]
 
@@ -155,6 +156,7 @@ def test_a_repeat_with_the_same_key_sends_nothing_and_tells_the_same(client, mai
     assert refusal(send(client, letter(9), key="k1"))[:2] == (422, "idempotency_key_reused")
 
 
+@BOTH
 def test_two_requests_with_one_key_at_once_send_once(client, mailjet):
     mailjet.set_slow(0.3)
     with ThreadPoolExecutor(2) as threads:
@@ -194,6 +196,7 @@ def test_a_request_that_mailjet_refuses_as_a_whole_can_be_repeated_with_its_key(
     assert send(client, letter(0), key="k1").json()["results"][0]["status"] == "accepted"
 
 
+@BOTH
 @pytest.mark.parametrize("own_ids", [True, False])
 def test_after_a_crash_fifty_messages_are_looked_up_and_only_those_not_there_are_sent(
     client, server, mailjet, account, database, own_ids
@@ -204,9 +207,8 @@ def test_after_a_crash_fifty_messages_are_looked_up_and_only_those_not_there_are
     letters = [letter(n, **names, **(bad if n in (7, 20, 49) else {})) for n in range(50)]
     request = SendRequest.model_validate({"messages": letters})
     now = datetime.now(UTC)
-    entries = [
-        Entry(one.custom_id or f"made-{n}", tried_at=int(now.timestamp())) for n, one in enumerate(request.messages)
-    ]
+    tried_at = int(now.timestamp())
+    entries = [Entry(one.custom_id or f"made-{n}", tried_at=tried_at) for n, one in enumerate(request.messages)]
     posted = [one.as_sent(entry.custom_id) for one, entry in zip(request.messages, entries, strict=True)]
     httpx2.post(f"{server.url}/v3.1/send", json={"Messages": posted}, auth=(KEY, SECRET))
     died = Ledger(database, "shop", "k1", request.fingerprint, "dead", lambda: now - timedelta(seconds=4))
