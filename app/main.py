@@ -90,8 +90,9 @@ class Service:
         self.registrar = make_registrar(settings, self.database, self.metrics, herald)
         self.exports = export_routes.Exports(self.database, stopping=lambda: self.stopping)
         self.connector = Connector(
-            settings, self.database, owner=self.relay.lease_token, observe=self.metrics.mailjet_answered
-        )
+            settings, self.database, owner=self.relay.lease_token, observe=self.metrics.mailjet_answered,
+            stored=self._watched,
+        )  # fmt: skip
         self._background: list[asyncio.Task[None]] = []
         self._background_stop = asyncio.Event()
         self.receiver = Receiver(
@@ -140,6 +141,11 @@ class Service:
     def _committed(self, events: int) -> None:
         self.metrics.commit_items.observe(events)
         self.feed.wake()
+
+    def _watched(self, events: int) -> None:
+        """Contacts became events: on the event loop, and owed to whoever delivers."""
+        self._committed(events)
+        self.relay.look_again()
 
     def look_again(self) -> None:
         """From any thread: something may be due now."""

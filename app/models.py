@@ -322,7 +322,8 @@ class WatchMark(SQLModel, table=True):
     watch: str = Field(sa_type=_text(63), primary_key=True)
     scope: str = Field(sa_type=_text(64))
     since: int | None = Field(default=None, sa_type=sa.BigInteger)  # contacts created before are nothing new
-    offset: int = Field(default=0, sa_type=sa.BigInteger)  # where the next look goes on
+    # Where the next look goes on; for new contacts alone, the second (Unix) up to which all were told.
+    offset: int = Field(default=0, sa_type=sa.BigInteger)
     looked_at: datetime = Field(sa_type=UTCDateTime)
 
 

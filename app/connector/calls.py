@@ -72,9 +72,7 @@ class CallAnswer(BaseModel):
 
     status: int
     headers: dict[str, str]
-    body: Any = Field(
-        description="the JSON value, digit by digit; else the text; else base64; null where there is none"
-    )
+    body: Any = Field(description="the JSON value, digit by digit; else the text, or base64; null if there is none")
 
 
 def build_router(doors: Doors, keys: ApiKeys) -> APIRouter:

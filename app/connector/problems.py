@@ -147,7 +147,7 @@ def pointer_of(name: str, names: Mapping[str, str]) -> str:
 
 
 def _named_in(message: str) -> list[str]:
-    return re.findall(r'(?:property|filter|field|value for|parameter)\s+"?([A-Za-z-]+)"?', message)
+    return re.findall(r'(?:property|filter|field|value for|parameter)\s+"?([A-Za-z-]+)"?', message, re.IGNORECASE)
 
 
 def _escaped(part: str) -> str:

@@ -51,8 +51,8 @@ def build_router(doors: Doors, keys: ApiKeys) -> APIRouter:
     @router.post(
         "/sms",
         summary="Send an SMS",
-        description="With the connection's token (`JETHOOK_CONNECTIONS__{N}__SMS_TOKEN`). At most five parts: each holds"
-        " 160 characters of GSM-7 (153, if there are several), or 70 (67) as soon as one character is none of these."
+        description="With the connection's token (`JETHOOK_CONNECTIONS__{N}__SMS_TOKEN`). At most five parts: each"
+        " holds 160 characters of GSM-7 (153, if there are several), or 70 (67) as soon as one is none of these."
         + TELLS_UNKNOWN,
         status_code=201,
         dependencies=[Depends(keys.sender)],

@@ -130,7 +130,8 @@ def test_a_change_names_only_what_was_given(client, mailjet):
 @pytest.mark.parametrize(
     ("change", "pointer"),
     [({"subject": ""}, "/subject"), ({"locale": "english"}, "/locale"), ({"contact_list_id": "x"}, "/contact_list_id"),
-     ({"contact_list_id": None}, "/contact_list_id"), ({"edit_mode": "tool"}, "/edit_mode"), ({"status": 1}, "/status")],
+     ({"contact_list_id": None}, "/contact_list_id"), ({"edit_mode": "tool"}, "/edit_mode"),
+     ({"status": 1}, "/status")],
 )  # fmt: skip
 def test_a_draft_that_does_not_fit_is_told_by_its_pointer(client, mailjet, change, pointer):
     for response in (client.post(DRAFTS, json=FULL | change), client.patch(f"{DRAFTS}/7", json=change)):
