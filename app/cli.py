@@ -10,19 +10,22 @@ import http.client
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from app import __version__
 from app.errors import DatabaseFault, SettingsFault
-from app.logs import configure_logs
 from app.settings import Settings, effective_rows, load_settings, reference_rows
+from app.terminal import database as _database
+from app.terminal import err, out
+from app.terminal import settings as _settings
+from app.terminal import usage as _usage
+from app.upkeep import upkeep
 
 cli = typer.Typer(
     name="jethook",
@@ -31,8 +34,7 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False, soft_wrap=True, markup=False)  # what is printed may hold brackets of other people
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+cli.add_typer(upkeep)
 
 
 def main() -> None:
@@ -202,7 +204,7 @@ def export(
         list[str] | None,
         typer.Argument(metavar="[NAME=VALUE]...", help="Filters of GET /v1/events, as type=bounce; repeated: any."),
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="ndjson or csv.")] = "ndjson",
+    form: Annotated[str, typer.Option("--format", help="ndjson, csv or parquet.")] = "ndjson",
     output: Annotated[Path | None, typer.Option(help="File to write; it is there only when whole.")] = None,
     order: Annotated[str, typer.Option(help="asc (oldest first) or desc.")] = "asc",
     gzip: Annotated[bool, typer.Option("--gzip", help="Compress; so does a name ending in .gz.")] = False,
@@ -212,11 +214,11 @@ def export(
     from app.transfer import files  # noqa: PLC0415
     from app.transfer.progress import progress  # noqa: PLC0415
 
+    packed = gzip or (output is not None and output.suffix == ".gz")
     try:
-        asked = files.parse_filters(filters or [], format=form, order=order, csv_safe=csv_safe)
+        asked = files.parse_filters(filters or [], gzip=packed, format=form, order=order, csv_safe=csv_safe)
     except files.BadFilters as fault:
         _usage("\n".join(fault.faults))
-    packed = gzip or (output is not None and output.suffix == ".gz")
     try:
         with _database(_settings()) as database, files.whole_file(output) as file, progress(err, "export") as tell:
             count = files.export_events(
@@ -241,6 +243,7 @@ def import_(
     """Store exported events again; those that are there already stay as they are."""
     from app.clock import now_micros  # noqa: PLC0415
     from app.dispatch.matching import Matcher  # noqa: PLC0415
+    from app.suppressions.keeping import Keeper, policy_of  # noqa: PLC0415
     from app.transfer.progress import progress  # noqa: PLC0415
     from app.transfer.service import Importer, opened  # noqa: PLC0415
 
@@ -252,6 +255,7 @@ def import_(
         importer = Importer(
             database,
             matcher=matcher,
+            keeper=Keeper(policy_of(settings), _herald(settings, database)),
             on_fault=lambda number, text: err.print(f"line {number}: {text}"),
             on_progress=lambda report: tell(f"{report.lines} lines", source.tell() if size else 0),
         )
@@ -263,22 +267,57 @@ def import_(
     raise typer.Exit(1 if report.faults else 0)
 
 
-@contextmanager
-def _database(settings: Settings) -> Iterator[Any]:
-    """The migrated database of one command. A database that goes away is a sentence: raises DatabaseFault."""
-    from app.db import Database, is_outage  # noqa: PLC0415
-    from app.migrate import migrate as migrate_database  # noqa: PLC0415
+class Rebuildable(StrEnum):
+    """What can be made again from the stored events."""
 
-    database = Database(settings.database_url.get_secret_value())
-    try:
-        migrate_database(database)
-        yield database
-    except Exception as error:
-        if isinstance(error, DatabaseFault) or not is_outage(error):
-            raise
-        raise DatabaseFault(f"JETHOOK_DATABASE_URL: the database does not answer ({type(error).__name__})") from None
-    finally:
-        database.close()
+    SUPPRESSIONS = "suppressions"
+    STATS = "stats"
+
+
+@cli.command()
+def rebuild(
+    what: Annotated[Rebuildable, typer.Argument(help="What to make again.")] = Rebuildable.SUPPRESSIONS,
+) -> None:
+    """Make what is derived from the stored events again, as the settings are now; also while the service runs."""
+    if what is Rebuildable.STATS:
+        _rebuild_stats()
+    else:
+        _rebuild_suppressions()
+
+
+def _rebuild_stats() -> None:
+    from app.rollups.rebuild import rebuild_stats  # noqa: PLC0415
+    from app.transfer.progress import progress  # noqa: PLC0415
+
+    with _database(_settings()) as database, progress(err, "rebuild stats") as tell:
+        done = rebuild_stats(database, on_progress=lambda done: tell(f"{done.events} events", done.events))
+    told = f"{done.kept} days kept as they were, since not all of their events are here"
+    out.print(f"{done.events} events of {done.days} days counted again; {told}")
+
+
+def _rebuild_suppressions() -> None:
+    from app.suppressions.keeping import Keeper, policy_of  # noqa: PLC0415
+    from app.suppressions.rebuild import rebuild as rebuild_suppressions  # noqa: PLC0415
+    from app.transfer.progress import progress  # noqa: PLC0415
+
+    settings = _settings()
+    with _database(settings) as database, progress(err, "rebuild suppressions") as tell:
+        keeper = Keeper(policy_of(settings), _herald(settings, database))
+        report = rebuild_suppressions(
+            database, keeper, on_progress=lambda report: tell(f"{report.addresses} addresses", report.addresses)
+        )
+    out.print(
+        f"{report.addresses} addresses looked at: {report.added} suppressions added, {report.removed} removed,"
+        f" {report.changed} changed"
+    )
+
+
+def _herald(settings: Settings, database: Any) -> Any:
+    """Tells the sinks that ask for it what a command changes."""
+    from app.main import make_alerts  # noqa: PLC0415
+    from app.operator_events import NOBODY  # noqa: PLC0415
+
+    return make_alerts(settings, database) or NOBODY
 
 
 @cli.command()
@@ -323,14 +362,3 @@ def healthcheck() -> None:
     if status != 200:
         err.print(f"not ready: /readyz answered {status}")
         raise typer.Exit(1)
-
-
-def _settings() -> Settings:
-    settings = load_settings()
-    configure_logs(settings.log_format, settings.log_level)
-    return settings
-
-
-def _usage(text: str) -> NoReturn:
-    err.print(text)
-    sys.exit(2)

@@ -9,15 +9,17 @@ import base64
 import hmac
 import secrets
 from collections.abc import Mapping
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.db import Database, insert_missing
-from app.models import Secret
+from app.models import EndedSession, Secret
 from app.settings import Settings
 
 _secrets: sa.Table = Secret.__table__  # type: ignore[attr-defined]
+_ended: sa.Table = EndedSession.__table__  # type: ignore[attr-defined]
 
 
 def load_secret_key(settings: Settings, database: Database) -> bytes:
@@ -56,3 +58,14 @@ def derive(secret_key: bytes, purpose: str) -> str:
     """43 characters that are safe in a URL and tell nothing about the key."""
     digest = hmac.digest(secret_key, purpose.encode(), "sha256")
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def end_session(connection: Connection, id: str, expires_at: int, now: datetime) -> bool:
+    """A signed session, or a link, is over before its time (seconds since 1970); False if it was over already."""
+    connection.execute(sa.delete(_ended).where(_ended.c.expires_at < now))
+    row = (id, expires_at * 1_000_000)
+    return insert_missing(connection, _ended, ("id", "expires_at"), [row]) == 1
+
+
+def is_ended(connection: Connection, id: str) -> bool:
+    return connection.execute(sa.select(_ended.c.id).where(_ended.c.id == id)).first() is not None

@@ -78,8 +78,7 @@ class Database:
             self.reader = _sqlite_engine(parsed, writes=False)
             self.writer = _sqlite_engine(parsed, writes=True)
         else:
-            parsed = parsed.set(drivername="postgresql+psycopg")
-            self.writer = _postgres_engine(parsed)
+            self.writer = _postgres_engine(parsed.set(drivername="postgresql+psycopg"))
             # One answer shows one moment, also where it takes several statements.
             self.reader = self.writer.execution_options(isolation_level="REPEATABLE READ")
         self._path = parsed.database if self.is_sqlite else None
@@ -88,6 +87,11 @@ class Database:
         self.placeholder = "?" if self.is_sqlite else "%s"
         self._read_threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="db-read")
         self._write_threads = ThreadPoolExecutor(1 if self.is_sqlite else WRITE_THREADS, thread_name_prefix="db-write")
+
+    @property
+    def driver_url(self) -> str:
+        """For a connection of psycopg's own."""
+        return self.writer.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -317,6 +321,11 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
 
 
 def _postgres_engine(url: sa.URL) -> Engine:
+    """`prepare_threshold` in the URL is psycopg's own: after how many times a statement is prepared, or `none` for a
+    PgBouncer in transaction mode that knows nothing of prepared statements (before 1.21, or max_prepared_statements 0).
+    """
+    threshold = _prepare_threshold(url.query.get("prepare_threshold"))
+    url = url.difference_update_query(["prepare_threshold"])
     return sa.create_engine(
         url,
         pool_size=WRITE_THREADS + 4,
@@ -324,5 +333,15 @@ def _postgres_engine(url: sa.URL) -> Engine:
         max_overflow=16,
         pool_timeout=10,
         pool_pre_ping=True,  # a restarted server costs one round trip, not one failed post
-        connect_args={"connect_timeout": 5, "application_name": "jethook"},
+        connect_args={"connect_timeout": 5, "application_name": "jethook"} | threshold,
     )
+
+
+def _prepare_threshold(given: str | tuple[str, ...] | None) -> dict[str, int | None]:
+    if given is None:
+        return {}
+    if given == "none":
+        return {"prepare_threshold": None}
+    if isinstance(given, str) and given.isascii() and given.isdigit():
+        return {"prepare_threshold": int(given)}
+    raise DatabaseFault("JETHOOK_DATABASE_URL: prepare_threshold is a whole number or `none`")

@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic import SecretStr
 from rich.console import Console
 
+from app.clock import utc_now
 from app.logs import configure_logs
 from app.main import Service, create_app
 from app.serving import run
@@ -55,7 +56,7 @@ def run_demo(*, seconds: float, rate: float) -> int:
     ):
         settings = _settings(asked, Path(folder), mailjet_server.url, sink_server.url, secret)
         app = create_app(settings)
-        _say_where(settings, mailjet_server.url, sink_server.url)
+        _say_where(settings, app.state.service, mailjet_server.url, sink_server.url)
         traffic = _Traffic(mailjet, sink, app.state.service, rate=rate, seconds=seconds)
         traffic.start()
         try:
@@ -80,9 +81,11 @@ def _settings(asked: Settings, folder: Path, mailjet_url: str, sink_url: str, se
     )
 
 
-def _say_where(settings: Settings, mailjet_url: str, sink_url: str) -> None:
+def _say_where(settings: Settings, service: Service, mailjet_url: str, sink_url: str) -> None:
     service_url = settings.public_url
     out.print("[bold]Jethook demo[/bold]: a simulated Mailjet sends events, a sample sink receives them.\n")
+    out.print(f"  dashboard                   {service_url}/dashboard/sign-in?link={service.sessions.link(utc_now())}")
+    out.print("                              (the link signs in once; after that, sign in with the REST key)")
     out.print(f"  REST and its documentation  {service_url}/docs")
     out.print(f"  simulated Mailjet           {mailjet_url}")
     out.print(f"  sample sink                 {sink_url}/mail-events")

@@ -5,7 +5,7 @@ listed is refused, since a mistyped filter must never return everything.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -100,6 +100,7 @@ Emails = Annotated[list[Annotated[str, AfterValidator(_email)]], Several]
 Domains = Annotated[list[Annotated[str, AfterValidator(_domain)]], Several]
 Moments = Annotated[list[Annotated[datetime, BeforeValidator(parse_moment)]], Several]
 Bools = Annotated[list[bool], Several]
+Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------
@@ -148,6 +149,7 @@ class EventFilters(Filters):
     contact_id: Texts = Field([], description="Mailjet's `mj_contact_id`")
     list_id: Texts = Field([], description="Mailjet's `mj_list_id`")
     permanent: Bools = Field([], description="whether the failure is lasting; events that tell nothing match neither")
+    automated: Bools = Field([], description="whether a machine opened or clicked; events of other types match neither")
     test: Bools = Field([], description="whether it came from the test button of Mailjet's web interface")
     after: Moments = Field(
         [], description="happened at that time or later (RFC 3339)", examples=[["2026-05-03T10:00:00Z"]]
@@ -223,7 +225,7 @@ def _told(value: object) -> str:
 SELECTIVE = ("message_id", "message_guid", "custom_id", "email", "campaign_id")
 EQUAL = (
     "webhook", "type", "outcome", "email_domain", "custom_campaign", "contact_id", "list_id", "permanent", "test",
-    *SELECTIVE,
+    "automated", *SELECTIVE,
 )  # fmt: skip
 
 
@@ -260,20 +262,31 @@ def event_conditions(
     webhook only.
     """
     ids = Unindexed(columns["id"]) if by_seq else columns["id"]
-    return _besides_ids(filters, columns, EQUAL, by_seq=by_seq) + _id_range(ids, filters)
+    filters = meant(filters)
+    indexed = _indexed_filters(filters, by_seq=by_seq)
+    return _besides_ids(filters, columns, EQUAL, indexed=indexed) + _id_range(ids, filters)
 
 
-def walked_campaign(filters: EventFilters) -> str | None:
-    """The one campaign whose part of the index holds all that is asked for, unless another filter leads to fewer."""
-    campaigns = set(filters.campaign_id)
-    return campaigns.pop() if len(campaigns) == 1 and _indexed_filters(filters) == {"campaign_id"} else None
+def meant(filters: EventFilters) -> EventFilters:
+    """The same, but operator types that are asked for without a webhook are asked for at the one that has them."""
+    if not filters.webhook and filters.type and all(map(operator_events.is_operator_word, filters.type)):
+        return filters.model_copy(update={"webhook": [operator_events.WEBHOOK]})
+    return filters
 
 
-def conditions_within_campaign(
-    filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]]
+def named_conditions(
+    filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]], names: Iterable[str]
 ) -> list[Condition]:
-    """Conditions besides the campaign and the time of the event, which are bounds of the walk: see `id_bounds`."""
-    return _besides_ids(filters, columns, [name for name in EQUAL if name != "campaign_id"])
+    """Only those filters that are named, for an index to serve."""
+    return [_any_of(columns[name], values) for name in names if (values := getattr(filters, name))]
+
+
+def other_conditions(
+    filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]], *, served: Collection[str] = ()
+) -> list[Condition]:
+    """All but the filters `served` otherwise and the time of the event, and none for an index to serve."""
+    names = [name for name in EQUAL if name not in served]
+    return _besides_ids(filters, columns, names, indexed=frozenset())
 
 
 def id_bounds(filters: EventFilters) -> tuple[str, str]:
@@ -282,14 +295,18 @@ def id_bounds(filters: EventFilters) -> tuple[str, str]:
     return first, first_id(max(filters.before)) if filters.before else "g"
 
 
-def delivery_conditions(query: DeliveryQuery, columns: sa.ColumnCollection[str, sa.Column[Any]]) -> list[Condition]:
-    """Conditions on `columns` of the deliveries table."""
+def delivery_conditions(
+    query: DeliveryQuery, columns: sa.ColumnCollection[str, sa.Column[Any]], *, by_index: bool = True
+) -> list[Condition]:
+    """Conditions on `columns` of the deliveries table; without `by_index` none but the event's id for an index."""
+    plain = {name: columns[name] if by_index else Unindexed(columns[name]) for name in ("sink", "state")}
+    found: dict[str, sa.ColumnElement[Any]] = {**columns, **plain}
     names = ("sink", "event_id", "webhook", "type")
-    conditions = [_any_of(columns[name], values) for name in names if (values := getattr(query, name))]
+    conditions = [_any_of(found[name], values) for name in names if (values := getattr(query, name))]
     if query.state:
         # Written out and not bound: a partial index serves only a state the planner can see.
         states = [sa.literal(str(state), sa.Text(), literal_execute=True) for state in dict.fromkeys(query.state)]
-        conditions.append(_any_of(columns["state"], states))
+        conditions.append(_any_of(found["state"], states))
     return conditions + _between(columns["created_at"], query.after, query.before)
 
 
@@ -317,11 +334,8 @@ def _indexed_filters(filters: EventFilters, *, by_seq: bool = False) -> set[str]
 
 def _besides_ids(
     filters: EventFilters, columns: sa.ColumnCollection[str, sa.Column[Any]], names: Iterable[str], *,
-    by_seq: bool = False,
+    indexed: Collection[str],
 ) -> list[Condition]:  # fmt: skip
-    if not filters.webhook and filters.type and all(map(operator_events.is_operator_word, filters.type)):
-        filters = filters.model_copy(update={"webhook": [operator_events.WEBHOOK]})
-    indexed = _indexed_filters(filters, by_seq=by_seq)
     conditions: list[Condition] = []
     if not (filters.webhook or filters.type):
         conditions.append(Unindexed(columns["webhook"]) != operator_events.WEBHOOK)

@@ -182,7 +182,7 @@ class GroupCommit:
 
     def _transaction(self, groups: list[_Group]) -> list[Sequence[Any]]:
         def work(connection: Connection) -> list[Sequence[Any]]:
-            return [group.lane.work.execute(connection, group.items) for group in groups]
+            return [group.execute(connection) for group in groups]
 
         try:
             return self._database.in_transaction(work)
@@ -268,6 +268,12 @@ class _Group:
 
     def singles(self) -> list[_Group]:
         return [_Group(self.lane, [entry]) for entry in self.waiting]
+
+    def execute(self, connection: Connection) -> Sequence[Any]:
+        results = self.lane.work.execute(connection, self.items)
+        if len(results) != len(self.items):  # a bug of ours must show here, and not leave the others without an answer
+            raise RuntimeError(f"{len(self.items)} items, {len(results)} results")
+        return results
 
     def succeed(self, results: Sequence[Any]) -> None:
         try:

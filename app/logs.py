@@ -26,7 +26,6 @@ def configure_logs(log_format: Literal["auto", "json", "console"] = "auto", log_
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[log_level]),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
@@ -42,9 +41,15 @@ def configure_logs(log_format: Literal["auto", "json", "console"] = "auto", log_
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(LEVELS[log_level])
+    set_level(log_level)
     for noisy in ("uvicorn.access", "httpx2", "httpcore2", "alembic", "stamina", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def set_level(log_level: str) -> None:
+    """From now on the least severe line shown; also while running."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(LEVELS[log_level]))
+    logging.getLogger().setLevel(LEVELS[log_level])
     logging.getLogger("uvicorn.error").setLevel(max(LEVELS[log_level], logging.WARNING))
 
 

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -15,7 +16,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import __version__, health
 from app.alerts.service import Alerts, is_wanted
 from app.connector.service import Connector
-from app.credentials import callback_passwords, load_secret_key, made_api_key, registered_passwords
+from app.credentials import callback_passwords, derive, load_secret_key, made_api_key, registered_passwords
+from app.dashboard import routes as dashboard_routes
+from app.dashboard.access import Access
+from app.dashboard.assets import Assets
+from app.dashboard.desk import Desk
+from app.dashboard.pages import Pages
+from app.dashboard.pulse import Pulse
+from app.dashboard.sessions import Sessions
 from app.db import Database
 from app.delivery import routes as delivery_routes
 from app.delivery.worker import Relay
@@ -34,7 +42,7 @@ from app.metrics import Metrics
 from app.migrate import migrate
 from app.operator_events import NOBODY, Herald
 from app.query import exports as export_routes
-from app.query import feed_routes
+from app.query import feed_routes, recipient_routes, suppression_routes
 from app.query import routes as query_routes
 from app.query.feed import Feed
 from app.registration import routes as registration_routes
@@ -44,6 +52,11 @@ from app.replay.selection import recipients
 from app.replay.service import Replays
 from app.settings import Settings
 from app.sinks import routes as sink_routes
+from app.sinks.service import Sinks
+from app.stats import routes as stats_routes
+from app.stats.keeper import StatsKeeper
+from app.suppressions.digest import address_digest
+from app.suppressions.keeping import Keeper, policy_of
 
 log = structlog.get_logger(__name__)
 
@@ -65,10 +78,12 @@ class Service:
         secret_key = load_secret_key(settings, self.database)
         self.passwords = callback_passwords(settings, secret_key)
         self.made_api_key = made_api_key(settings, secret_key)
+        self.sessions = make_sessions(settings, secret_key, self.made_api_key)
         self.stopping = False
         self.on_stop_request: Callable[[], None] = lambda: None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.metrics = Metrics(webhooks=settings.effective_webhooks, sinks=settings.sinks)
+        self.pulse = Pulse(self.metrics)
         self.commits = GroupCommit(self.database)
         self.feed = Feed(self.database, on_clients=self.metrics.feed_clients_are)
         self.metrics.feed_held.set_function(lambda: self.feed.horizon.held_seconds)
@@ -76,6 +91,8 @@ class Service:
         self.alerts = make_alerts(settings, self.database)
         herald: Herald = self.alerts or NOBODY
         self.herald = herald
+        self.keeper = Keeper(policy_of(settings), herald)
+        self.digest = partial(address_digest, secret_key)
         self.relay = Relay(
             settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics, herald=herald,
             address_rules=settings.address_rules,
@@ -85,7 +102,7 @@ class Service:
         worker: Handover = self.relay if self.delivers else NoWorker()
         self.ingest = Ingest(
             settings.effective_webhooks, matcher=Matcher(settings.sinks), commits=self.commits, worker=worker,
-            observe=self._committed, herald=herald,
+            observe=self._committed, herald=herald, keeper=self.keeper,
         )  # fmt: skip
         self.registrar = make_registrar(settings, self.database, self.metrics, herald)
         self.exports = export_routes.Exports(self.database, stopping=lambda: self.stopping)
@@ -116,17 +133,28 @@ class Service:
         self.loop = asyncio.get_running_loop()
         if self.alerts is not None:
             await self.alerts.start()
+        self._background.append(asyncio.create_task(self.pulse.run(self._background_stop), name="pulse"))
         if self.delivers:
             await self.relay.start()
             self.connector.start()
             self._background.append(asyncio.create_task(self._keep_registered(), name="registration"))
             self._background.append(asyncio.create_task(self.replays.run(self._background_stop), name="replays"))
+            self._background.append(asyncio.create_task(self._keep_stats(), name="stats"))
         else:
             self._background.append(asyncio.create_task(self._watch_registration(), name="registration"))
 
     async def _keep_registered(self) -> None:
         leadership = Leadership(self.database, "registration", self.relay.lease_token)
         await self.registrar.run(self._background_stop, leadership.may_lead)
+        await leadership.release()
+
+    async def _keep_stats(self) -> None:
+        leadership = Leadership(self.database, "stats", self.relay.lease_token)
+        keeper = StatsKeeper(
+            self.database, self.feed.horizon, leadership.may_lead, on_lag=self.metrics.stats_lag.set,
+            retention_days=self.settings.stats_retention_days,
+        )  # fmt: skip
+        await keeper.run(self._background_stop)
         await leadership.release()
 
     async def _watch_registration(self) -> None:
@@ -174,6 +202,27 @@ class Service:
         await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.to_thread(self.exports.close)
         await asyncio.to_thread(self.database.close)
+
+
+def make_sessions(settings: Settings, secret_key: bytes, made_key: str | None) -> Sessions:
+    """The dashboard's sessions: the same on every replica, and of this installation only."""
+    full = [key.get_secret_value() for key in settings.api_keys] + ([made_key] if made_key else [])
+    read = [key.get_secret_value() for key in settings.read_api_keys]
+    return Sessions(derive(secret_key, f"dashboard:{settings.instance}").encode(), full=full, read=read)
+
+
+def make_desk(service: Service, assets: Assets) -> Desk:
+    """The parts of the service that the dashboard shows and steers."""
+    settings = service.settings
+    return Desk(
+        settings=settings, database=service.database, pulse=service.pulse, feed=service.feed,
+        access=Access(service.sessions, service.database, settings.public_url),
+        pages=Pages(assets, settings.instance),
+        sinks=Sinks(settings, service.database, service.relay, service.herald),
+        registrar=service.registrar, ingest=service.ingest, recipients=service.recipients,
+        look_again=service.look_again, replays_look_again=service.replays.look_again,
+        on_stream_end=service.metrics.stream_ended, keeper=service.keeper, digest=service.digest,
+    )  # fmt: skip
 
 
 def make_alerts(settings: Settings, database: Database) -> Alerts | None:
@@ -230,14 +279,20 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Keeps, relays and answers questions about what Mailjet says happened to every message.",
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect names whatever host the caller claimed, and is no answer of ours
+        generate_unique_id_function=lambda route: route.name,  # a generated client calls it `list_events`
     )
     app.state.service = service
     app.router.routes.insert(0, service.receiver.route())
     keys = service.keys
     rest = APIRouter()
-    rest.include_router(query_routes.build_router(service.database, keys))
+    rest.include_router(recipient_routes.build_router(service.database, keys, service.digest))
+    rest.include_router(
+        suppression_routes.build_router(service.database, keys, service.keeper, service.digest, service.look_again)
+    )
+    rest.include_router(query_routes.build_router(service.database, keys, settings.page_seconds))
     rest.include_router(export_routes.build_router(service.exports, keys))
     rest.include_router(feed_routes.build_router(service.feed, keys, service.metrics.stream_ended))
+    rest.include_router(stats_routes.build_router(service.database, keys))
     rest.include_router(delivery_routes.build_router(service.database, keys, service.look_again))
     rest.include_router(quarantine.build_router(service.database, keys, service.ingest))
     rest.include_router(sink_routes.build_router(settings, service.database, keys, service.relay, service.herald))
@@ -253,6 +308,8 @@ def create_app(settings: Settings) -> FastAPI:
         )
     )  # fmt: skip
     app.include_router(rest)
+    assets = Assets()
+    app.include_router(dashboard_routes.build_router(make_desk(service, assets), assets))
     app.add_middleware(  # callbacks have a limit of their own
         BodyLimit, most=MAX_REST_BODY_BYTES, but="/webhooks/", larger=lambda scope: _larger_body(scope, keys)
     )

@@ -96,6 +96,11 @@ class Metrics:
             "For how long writing transactions hold the feed back, as last seen",
             registry=r,
         )
+        self.stats_lag = Gauge(
+            "jethook_stats_lag_seconds",
+            "For how long the oldest event not counted into the statistics has waited, as last seen",
+            registry=r,
+        )
         self.stream_ends = Counter("jethook_stream_ends", "Streams that ended, by reason", ["reason"], registry=r)
         self._children: dict[tuple[object, ...], Any] = {}
         Info("jethook_build", "The release that runs", registry=r).info({"version": __version__})

@@ -15,6 +15,7 @@ from app.db import UTCDateTime
 
 # Ids are compared as bytes on both databases, whatever the server's locale.
 IdText = sa.String(36).with_variant(sa.String(36, collation="C"), "postgresql")
+SlotText = sa.String(7).with_variant(sa.String(7, collation="C"), "postgresql")  # the head of an id
 Seq = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 SQLModel.metadata.naming_convention = {
@@ -78,10 +79,11 @@ class Event(SQLModel, table=True):
 
     __tablename__ = "events"
     # Every index costs each insert a tenth or more. An address or a message has few events, which are sorted when asked
-    # for; a campaign or a type has many, so there the id keeps them in order.
+    # for; a campaign or a type has many, so there the id keeps them in order. Some addresses have ten thousand: what is
+    # counted of one is read from its index alone.
     __table_args__ = (
-        sa.Index("ix_events_email", "email", postgresql_where=sa.text("email IS NOT NULL"),
-                 sqlite_where=sa.text("email IS NOT NULL")),
+        sa.Index("ix_events_email", "email", "occurred_at", "type", "webhook",
+                 postgresql_where=sa.text("email IS NOT NULL"), sqlite_where=sa.text("email IS NOT NULL")),
         sa.Index("ix_events_message_id", "message_id", postgresql_where=sa.text("message_id IS NOT NULL"),
                  sqlite_where=sa.text("message_id IS NOT NULL")),
         sa.Index("ix_events_message_guid", "message_guid", postgresql_where=sa.text("message_guid IS NOT NULL"),
@@ -115,6 +117,9 @@ class Event(SQLModel, table=True):
     permanent: bool | None = Field(default=None)
     reason: str | None = Field(default=None, sa_type=_text())
     reason_group: str | None = Field(default=None, sa_type=_text())
+    # Of opens and clicks: a machine's or a person's, and the rule that told (`mailjet.machines`).
+    automated: bool | None = Field(default=None)
+    automated_rule: str | None = Field(default=None, sa_type=_text(32))
     raw: str = Field(sa_type=_text())
 
 
@@ -160,10 +165,15 @@ class Delivery(SQLModel, table=True):
     last_error: str | None = Field(default=None, sa_type=_text())
     created_at: datetime = Field(sa_type=UTCDateTime)
     settled_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    # Attempt 1 where it succeeded, as nearly all do: a row of its own would be a fifth of the relay's writing.
+    first_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    first_status: int | None = Field(default=None)
+    first_duration_ms: float | None = Field(default=None)
+    first_excerpt: str | None = Field(default=None, sa_type=_text())
 
 
 class Attempt(SQLModel, table=True):
-    """One HTTP try of a delivery, numbered from 1."""
+    """One HTTP try of a delivery, numbered from 1; a first one that succeeded stands in the delivery's own row."""
 
     __tablename__ = "attempts"
     __table_args__ = (sa.PrimaryKeyConstraint("event_id", "sink", "number"), {"sqlite_with_rowid": False})
@@ -209,6 +219,64 @@ class Replay(SQLModel, table=True):
     finished_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
 
 
+class StatCell(SQLModel, table=True):
+    """Events that are alike in the fields of a view (`rollups.cells`); other fields are null."""
+
+    __tablename__ = "stat_cells"
+
+    id: int = Field(sa_column=sa.Column(sa.BigInteger, primary_key=True, autoincrement=False))
+    view: int = Field(sa_type=sa.SmallInteger)
+    webhook: str = Field(sa_type=_text(63))
+    type: str = Field(sa_type=_text())
+    outcome: str = Field(sa_type=_text(16))
+    permanent: bool | None = Field(default=None)
+    test: bool
+    automated: bool | None = Field(default=None)
+    email_domain: str | None = Field(default=None, sa_type=_text())
+    campaign_id: str | None = Field(default=None, sa_type=_text())
+    custom_campaign: str | None = Field(default=None, sa_type=_text())
+    reason: str | None = Field(default=None, sa_type=_text())
+    reason_group: str | None = Field(default=None, sa_type=_text())
+
+
+class StatCount(SQLModel, table=True):
+    """How many events of a cell happened in one hour or day."""
+
+    __tablename__ = "stat_counts"
+    __table_args__ = (sa.PrimaryKeyConstraint("view", "unit", "start", "cell"), {"sqlite_with_rowid": False})
+
+    view: int = Field(sa_type=sa.SmallInteger)
+    unit: int = Field(sa_type=sa.SmallInteger)
+    start: int
+    cell: int = Field(sa_type=sa.BigInteger)
+    count: int = Field(sa_type=sa.BigInteger)
+
+
+class StatMember(SQLModel, table=True):
+    """Whom one counted event was about, as digests: what unique recipients and messages are counted from."""
+
+    __tablename__ = "stat_members"
+    __table_args__ = (sa.PrimaryKeyConstraint("level", "hour", "seq"), {"sqlite_with_rowid": False})
+
+    seq: int = Field(sa_type=sa.BigInteger)
+    cell: int = Field(sa_type=sa.BigInteger)
+    recipient: int = Field(sa_type=sa.BigInteger)
+    message: int = Field(sa_type=sa.BigInteger)
+    hour: int
+    level: int = Field(sa_type=sa.SmallInteger)
+
+
+class StatProgress(SQLModel, table=True):
+    """The only row: events up to `seq` are counted. Who changes counts holds it locked."""
+
+    __tablename__ = "stat_progress"
+
+    id: int = Field(sa_column=sa.Column(sa.SmallInteger, primary_key=True, autoincrement=False))
+    seq: int = Field(sa_type=sa.BigInteger)
+    changes: int = Field(sa_type=sa.BigInteger)  # how often something was taken out: what is remembered is then stale
+    digest_key: bytes = Field(sa_type=sa.LargeBinary)
+
+
 class Quarantined(SQLModel, table=True):
     """What came with valid credentials and could not be read as an event; the same bytes stay one row."""
 
@@ -220,6 +288,100 @@ class Quarantined(SQLModel, table=True):
     received_at: datetime = Field(sa_type=UTCDateTime)
     reason: str = Field(sa_type=_text())
     body: bytes = Field(sa_type=sa.LargeBinary)
+
+
+class LedgerEntry(SQLModel, table=True):
+    """How many events of one webhook, or deliveries to one sink, were made and deleted on purpose: see `app.ledger`."""
+
+    __tablename__ = "ledger"
+    __table_args__ = (sa.PrimaryKeyConstraint("slot", "webhook", "sink", "writer"), {"sqlite_with_rowid": False})
+
+    slot: str = Field(sa_type=SlotText)
+    webhook: str = Field(sa_type=_text(63))
+    sink: str = Field(sa_type=_text(63))  # "": the events themselves
+    writer: int
+    made: int = Field(sa_type=sa.BigInteger)
+    erased: int = Field(sa_type=sa.BigInteger)
+    expired: int = Field(sa_type=sa.BigInteger)
+
+
+class SuppressionReason(StrEnum):
+    """Why an address is not to be mailed, the strongest first: the one named where there is room for one."""
+
+    COMPLAINT = "complaint"
+    UNSUBSCRIBE = "unsubscribe"
+    MANUAL = "manual"
+    HARD_BOUNCE = "hard_bounce"
+    BLOCKED = "blocked"
+    SOFT_BOUNCES = "soft_bounces"
+
+
+class SuppressionScope(StrEnum):
+    """What must not be sent: anything to the address, or only what goes to one list."""
+
+    ADDRESS = "address"
+    LIST = "list"
+
+
+class Suppression(SQLModel, table=True):
+    """One reason in force not to mail an address: a function of the stored events and of the manual acts.
+
+    `email_hash` stands in the place of the address of a person who was erased and shall stay suppressed.
+    """
+
+    __tablename__ = "suppressions"
+    __table_args__ = (
+        sa.Index("ix_suppressions_since", "since", "id"),
+        sa.Index("ix_suppressions_email", "email"),
+        sa.Index("ix_suppressions_email_domain", "email_domain", "since", "id"),
+        sa.Index("ix_suppressions_reason", "reason", "since", "id"),
+        sa.Index("ix_suppressions_scope", "scope", "since", "id"),
+        sa.Index("ix_suppressions_list_id", "list_id", "since", "id", postgresql_where=sa.text("list_id IS NOT NULL"),
+                 sqlite_where=sa.text("list_id IS NOT NULL")),
+        sa.Index("ix_suppressions_email_hash", "email_hash", postgresql_where=sa.text("email_hash IS NOT NULL"),
+                 sqlite_where=sa.text("email_hash IS NOT NULL")),
+    )  # fmt: skip
+
+    id: str = Field(sa_type=IdText, primary_key=True)  # made from address, reason and list
+    email: str | None = Field(default=None, sa_type=_text())
+    email_domain: str | None = Field(default=None, sa_type=_text())
+    email_hash: str | None = Field(default=None, sa_type=_text(43))
+    reason: SuppressionReason = Field(sa_type=_text(16))
+    scope: SuppressionScope = Field(sa_type=_text(16))
+    list_id: str | None = Field(default=None, sa_type=_text())
+    since: datetime = Field(sa_type=UTCDateTime)
+    event_id: str | None = Field(default=None, sa_type=IdText)
+    comment: str | None = Field(default=None, sa_type=_text())
+
+
+class SuppressionAct(SQLModel, table=True):
+    """What a person did about an address: `add`, or `lift` with what it lifts (null: whatever it is) and until when."""
+
+    __tablename__ = "suppression_acts"
+    __table_args__ = (
+        sa.Index("ix_suppression_acts_email", "email"),
+        {"sqlite_autoincrement": True},
+    )  # fmt: skip
+
+    seq: int | None = Field(default=None, sa_column=sa.Column(Seq, primary_key=True, autoincrement=True))
+    email: str = Field(sa_type=_text())
+    act: str = Field(sa_type=_text(16))
+    scope: SuppressionScope | None = Field(default=None, sa_type=_text(16))
+    list_id: str | None = Field(default=None, sa_type=_text())
+    reason: SuppressionReason | None = Field(default=None, sa_type=_text(16))
+    comment: str = Field(sa_type=_text())
+    at: datetime = Field(sa_type=UTCDateTime)
+    until: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class AddressSpelling(SQLModel, table=True):
+    """An address with capitals in its local part, found by its small letters. Others need no row."""
+
+    __tablename__ = "address_spellings"
+    __table_args__ = (sa.PrimaryKeyConstraint("folded", "email"), {"sqlite_with_rowid": False})
+
+    folded: str = Field(sa_type=_text())
+    email: str = Field(sa_type=_text())
 
 
 class SinkState(SQLModel, table=True):
@@ -355,3 +517,12 @@ class Secret(SQLModel, table=True):
 
     name: str = Field(sa_type=_text(63), primary_key=True)
     value: str = Field(sa_type=_text())
+
+
+class EndedSession(SQLModel, table=True):
+    """A session of the dashboard that somebody logged out of, or a link that was used, until it would have ended."""
+
+    __tablename__ = "ended_sessions"
+
+    id: str = Field(sa_type=_text(22), primary_key=True)
+    expires_at: datetime = Field(sa_type=UTCDateTime)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import signal
 import socket
 import sys
 import time
@@ -17,6 +19,7 @@ from fastapi import FastAPI
 from app import __version__
 from app.db import Database
 from app.errors import DatabaseFault
+from app.logs import set_level
 from app.main import Service, create_app, make_registrar
 from app.migrate import migrate
 from app.registration.service import Registrar
@@ -82,6 +85,7 @@ def run(app: FastAPI, settings: Settings) -> int:
         lifespan="on",
     )  # fmt: skip
     server = GracefulServer(config, app.state.service)
+    _listen_for_log_level(app.state.service, settings.log_level)
     log.info(
         "service.starting", version=__version__, role=settings.role, host=settings.host, port=settings.port,
         webhooks=list(settings.effective_webhooks), sinks=list(settings.sinks),
@@ -96,6 +100,25 @@ def run(app: FastAPI, settings: Settings) -> int:
         return int(end.code or 0)
     log.info("service.stopped")
     return 0 if server.started else 1
+
+
+def _listen_for_log_level(service: Service, configured: str) -> None:
+    """SIGUSR1: every line there is; again: back to what the settings say. A signal reaches one replica, where a request
+    would reach whichever the proxy chooses."""
+    if not hasattr(signal, "SIGUSR1"):
+        return
+    levels = itertools.cycle(("debug", configured))
+
+    def change() -> None:
+        level = next(levels)
+        set_level(level)
+        log.warning("log_level.changed", log_level=level)
+
+    def heard(_: int, __: FrameType | None) -> None:
+        if service.loop is not None:  # a line must not be written in the middle of another
+            service.loop.call_soon_threadsafe(change)
+
+    signal.signal(signal.SIGUSR1, heard)
 
 
 def _app_with_patience(settings: Settings) -> FastAPI:

@@ -26,7 +26,7 @@ NAMED = frozenset(
 VIEW_COLUMNS = (
     "id", "webhook", "connection", "type", "outcome", "occurred_at", "received_at", "test", "email", "message_id",
     "message_guid", "campaign_id", "contact_id", "list_id", "custom_id", "custom_campaign", "permanent", "reason",
-    "reason_group", "raw",
+    "reason_group", "automated", "automated_rule", "raw",
 )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ VIEW_COLUMNS = (
 EVENT_COLUMNS = (
     "id", "webhook", "connection", "type", "outcome", "occurred_at", "received_at", "test", "email", "email_domain",
     "message_id", "message_guid", "campaign_id", "contact_id", "list_id", "custom_id", "custom_campaign", "permanent",
-    "reason", "reason_group", "raw",
+    "reason", "reason_group", "automated", "automated_rule", "raw",
 )  # fmt: skip
 
 
@@ -74,6 +74,8 @@ def event_view(row: Mapping[str, Any], *, include_raw: bool) -> dict[str, Any]:
         "permanent": row["permanent"],
         "reason": row["reason"],
         "reason_group": row["reason_group"],
+        "automated": None if row["automated"] is None else bool(row["automated"]),
+        "automated_rule": row["automated_rule"],
         "details": {clean(key): _clean_value(value) for key, value in payload.items() if key not in NAMED},
     }
     if include_raw:

@@ -45,7 +45,7 @@ def event_values(**given: Any) -> dict[str, Any]:
         "message_id": "19421777835146490",
         **dict.fromkeys(
             ("message_guid", "campaign_id", "contact_id", "list_id", "custom_id", "custom_campaign", "permanent",
-             "reason", "reason_group")
+             "reason", "reason_group", "automated", "automated_rule")
         ),
         "raw": json.dumps(payload),
     }  # fmt: skip

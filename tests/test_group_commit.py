@@ -189,6 +189,29 @@ def test_a_poisonous_item_fails_alone(numbers: Database) -> None:
     assert stored(numbers) == [1, 3, 9]
 
 
+def test_a_lane_that_answers_too_few_fails_alone(numbers: Database) -> None:
+    class Forgetful(Numbers):
+        def execute(self, connection: Connection, items: Sequence[int]) -> list[int]:
+            return super().execute(connection, items)[1:]
+
+    work, other = Forgetful(), Numbers()
+
+    async def scenario() -> list[Any]:
+        commits = GroupCommit(numbers)
+        lane, beside = commits.lane(work), commits.lane(other)
+        with busy(numbers):
+            futures = [lane.submit(1), beside.submit(9)]
+        results = await asyncio.gather(*futures, return_exceptions=True)
+        await asyncio.wait_for(commits.drain(), 5)
+        return results
+
+    forgotten, told = run(scenario())
+
+    assert isinstance(forgotten, RuntimeError)
+    assert told == 18
+    assert stored(numbers) == [9]
+
+
 def test_an_outage_among_the_parts_fails_the_rest_at_once(numbers: Database) -> None:
     def before(items: Sequence[int]) -> None:
         if list(items) == [2]:

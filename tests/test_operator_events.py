@@ -9,10 +9,12 @@ from app.operator_events import MEANINGS, TURNS, WEBHOOK, Change, asked_for, is_
 from app.settings import EVENT_TYPES, HEARD
 from tests.factories import NOON
 
+OF_THE_SERVICE = tuple(name for name in MEANINGS if name.startswith("jethook."))
+
 
 def test_every_type_has_its_form_and_a_meaning() -> None:
     for name, meaning in MEANINGS.items():
-        assert re.fullmatch(r"jethook(\.[a-z]+){2}", name)
+        assert re.fullmatch(r"jethook(\.[a-z]+){2}|suppression\.[a-z]+", name)
         assert meaning
     assert TURNS.keys() <= MEANINGS.keys()
 
@@ -22,8 +24,11 @@ def test_every_type_has_its_form_and_a_meaning() -> None:
     [
         ([], ()),
         (["bounce"], ()),
-        (["jethook.*"], tuple(MEANINGS)),
-        (["bounce", "jethook.*", "jethook.sink.opened"], tuple(MEANINGS)),
+        (["jethook.*"], OF_THE_SERVICE),
+        (["bounce", "jethook.*", "jethook.sink.opened"], OF_THE_SERVICE),
+        (["jethook.*", "suppression.*"], tuple(MEANINGS)),
+        (["suppression.*"], ("suppression.added", "suppression.removed")),
+        (["suppression.removed", "spam"], ("suppression.removed",)),
         (["jethook.sink.recovered", "open", "jethook.sink.opened"], ("jethook.sink.opened", "jethook.sink.recovered")),
     ],
 )
@@ -33,7 +38,7 @@ def test_what_a_sink_asks_for(words: list[str], expected: tuple[str, ...]) -> No
 
 def test_no_type_of_mailjets_looks_like_one_of_ours() -> None:
     assert not any(map(is_operator_word, EVENT_TYPES))
-    assert [word for word in HEARD if is_operator_word(word)] == ["jethook.*", *MEANINGS]
+    assert [word for word in HEARD if is_operator_word(word)] == ["jethook.*", "suppression.*", *MEANINGS]
 
 
 def test_the_object_is_flat_and_leaves_out_what_is_not_known() -> None:

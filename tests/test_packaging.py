@@ -11,6 +11,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,8 @@ def _normal(requirement: str) -> str:
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_used():
-    declared = {_normal(requirement) for requirement in PROJECT["project"]["dependencies"]}
+    optional = PROJECT["project"]["optional-dependencies"].values()
+    declared = {_normal(requirement) for requirement in chain(PROJECT["project"]["dependencies"], *optional)}
 
     assert set(_imported("app")) | set(_imported("migrations")) | USED_BY_NAME_ONLY == declared
 

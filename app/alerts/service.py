@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -21,13 +21,13 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection
 
-from app import operator_events
+from app import ledger, operator_events
 from app.alerts.bounds import Bounds
 from app.clock import rfc3339, to_micros, utc_now
-from app.db import Database, insert_missing, is_outage
+from app.db import Database, insert_missing, insert_new, is_outage
 from app.dispatch import sink_states
 from app.dispatch.matching import Matcher
-from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, fan_out
+from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, delivery_key, fan_out
 from app.ingest.identity import event_id
 from app.ingest.rows import event_row
 from app.mailjet.payloads import MailjetEvent
@@ -68,6 +68,8 @@ class Alerts:
         bounds: Bounds | None = None, now: Callable[[], datetime] = utc_now,
     ) -> None:  # fmt: skip
         self._matcher = Matcher(sinks)
+        asked = [name for sink in sinks.values() for name in operator_events.asked_for(sink.events)]
+        self._families = frozenset(map(operator_events.family_of, asked))
         self._database = database
         self._told_by = {"instance": instance, "replica": replica or replica_name()}
         self._bounds = bounds or Bounds()
@@ -85,13 +87,23 @@ class Alerts:
         self._news.set()  # also for what is held: it has a time to be told at
 
     def store(self, connection: Connection, change: Change) -> None:
-        try:
-            event, deliveries = self._rows(change)
-        except Exception as error:  # noqa: BLE001  a fault in a message must not undo what it tells of
-            log.error(DROPPED, type=change.type, error=type(error).__name__)  # noqa: TRY400
-            return
-        if insert_missing(connection, _events, EVENT_COLUMNS, [event]):
-            insert_missing(connection, _deliveries, DELIVERY_COLUMNS, deliveries)
+        self.store_all(connection, [change])
+
+    def store_all(self, connection: Connection, changes: Sequence[Change]) -> None:
+        wanted = [change for change in changes if operator_events.family_of(change.type) in self._families]
+        rows = {event[0]: (event, deliveries) for event, deliveries in self._rows_of(wanted)}
+        new = insert_new(connection, _events, EVENT_COLUMNS, [rows[event_id][0] for event_id in sorted(rows)])
+        owed = [delivery for event_id in sorted(new) for delivery in rows[event_id][1]]
+        insert_missing(connection, _deliveries, DELIVERY_COLUMNS, owed)
+        told = [rows[event_id][0][:2] for event_id in new]
+        ledger.record(connection, ledger.Entry.MADE, events=told, deliveries=map(delivery_key, owed))
+
+    def _rows_of(self, changes: Iterable[Change]) -> Iterator[tuple[tuple[Any, ...], list[tuple[Any, ...]]]]:
+        for change in changes:
+            try:
+                yield self._rows(change)
+            except Exception as error:  # noqa: BLE001  a fault in a message must not undo what it tells of
+                log.error(DROPPED, type=change.type, error=type(error).__name__)  # noqa: TRY400
 
     def _rows(self, change: Change) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
         """The event in the order of `EVENT_COLUMNS`, and what the sinks are owed: due at once, for any replica."""

@@ -86,7 +86,9 @@ def build_router(doors: Doors, keys: ApiKeys) -> APIRouter:
         " but not what holds secrets at Mailjet.",
         response_model=CallAnswer,
     )
-    async def call(name: Name, body: CallRequest, may_send: Annotated[bool, Depends(keys.may_send)]) -> Response:
+    async def call_mailjet(
+        name: Name, body: CallRequest, may_send: Annotated[bool, Depends(keys.may_send)]
+    ) -> Response:
         plain = unquote(unquote(body.path))
         if not may_send and (body.method not in READING or SECRET_RESOURCES.match(plain)):
             raise Forbidden("this key may only read")

@@ -179,7 +179,7 @@ def _add_jobs(router: APIRouter, keys: ApiKeys, subscriptions: Subscriptions) ->
         dependencies=[Depends(keys.reader)],
         response_model=SubscriptionJobModel,
     )
-    async def get_job(name: Name, list_id: ListId, job_id: JobId) -> Response:
+    async def get_subscription_job(name: Name, list_id: ListId, job_id: JobId) -> Response:
         row = await subscriptions.find(job_id) if EVENT_ID_PATTERN.fullmatch(job_id) else None
         if row is None or (row.connection, row.list_id) != (name, list_id):
             raise JobNotFound("there is no such job")

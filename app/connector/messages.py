@@ -26,7 +26,7 @@ from app.errors import MessageNotFound
 from app.http import ApiKeys
 from app.mailjet import messages as mailjet
 from app.mailjet.letters import Result
-from app.mailjet.messages import HistoryEntry, Message, MessageFilters
+from app.mailjet.messages import HistoryEntry, MailjetMessage, MessageFilters
 from app.query.messages import MessageQuery, find_message
 from app.query.shapes import MessageModel
 from app.views import dump
@@ -45,15 +45,15 @@ class ListedMessages(MessageFilters, Paging):
     """`GET …/messages`."""
 
 
-class MessagePage(BaseModel):
+class MailjetMessagePage(BaseModel):
     """A page of messages."""
 
-    data: list[Message]
+    data: list[MailjetMessage]
     next_cursor: str | None
     has_more: bool
 
 
-class MessageDetail(Message):
+class MailjetMessageDetail(MailjetMessage):
     """One message with its history."""
 
     history: list[HistoryEntry] = Field(description="by Mailjet (`messagehistory`)")
@@ -78,30 +78,32 @@ def _add_reading(router: APIRouter, doors: Doors, keys: ApiKeys, database: Datab
         "/messages",
         summary="List messages",
         description="Messages as Mailjet keeps them, by id, with subject, address and custom id." + WALKING,
-        responses=list_responses(MessagePage),
+        responses=list_responses(MailjetMessagePage),
         dependencies=[Depends(keys.reader), refuse_repeats()],
     )
-    async def list_messages(request: Request, name: Name, query: Annotated[ListedMessages, Query()]) -> Response:
+    async def list_mailjet_messages(
+        request: Request, name: Name, query: Annotated[ListedMessages, Query()]
+    ) -> Response:
         filters = query.query()
         bound_to = scope(name, "messages", filters)
         with mailjet_problems():
             place = place_of(query.cursor, bound_to)
             page = await mailjet.list_messages(doors.get(name), filters, place, query.limit)
-        return page_answer(request, page, bound_to, shown_as(Message))
+        return page_answer(request, page, bound_to, shown_as(MailjetMessage))
 
     @router.get(
         "/messages/{message_id}",
         summary="Get a message and its history",
         description="One message as Mailjet keeps it, its history there, and beside it the timeline of our own events.",
         dependencies=[Depends(keys.reader)],
-        response_model=MessageDetail,
+        response_model=MailjetMessageDetail,
     )
-    async def get_message(name: Name, message_id: MessageId) -> Response:
+    async def get_mailjet_message(name: Name, message_id: MessageId) -> Response:
         door = doors.get(name)
         if not re.fullmatch(r"[0-9]{1,20}", message_id):
             raise MessageNotFound("there is no message of this id")
         with mailjet_problems(MessageNotFound):
-            found: dict[str, Any] = shown_as(Message)(await mailjet.get_message(door, message_id))
+            found: dict[str, Any] = shown_as(MailjetMessage)(await mailjet.get_message(door, message_id))
             history = await mailjet.get_history(door, message_id)
         timeline = await database.run_read(lambda c: find_message(c, message_id, MessageQuery()))
         shown = found | {"history": [entry.model_dump() for entry in history], "timeline": timeline}

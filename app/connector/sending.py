@@ -24,7 +24,7 @@ from app.mailjet.door import Door
 from app.mailjet.errors import MailjetError
 from app.mailjet.fields import Given
 from app.mailjet.letters import NAMES, Letter, Receipt, Result, parse_result
-from app.mailjet.messages import Message
+from app.mailjet.messages import MailjetMessage
 
 log = structlog.get_logger(__name__)
 
@@ -117,7 +117,7 @@ class Sending:
         """Settle those that Mailjet shows to be there. Raises MailjetError."""
         if request.sandbox:
             return  # nothing was sent
-        found: dict[str, dict[str, list[Message]]] = {}
+        found: dict[str, dict[str, list[MailjetMessage]]] = {}
         for letter, entry in zip(request.messages, entries, strict=True):
             if entry.tried_at is None or entry.is_settled:
                 continue
@@ -127,21 +127,21 @@ class Sending:
                 told = Result(status="accepted", custom_id=entry.custom_id, recipients=receipts)
                 entry.result = told.model_dump()
 
-    async def _find(self, door: Door, letter: Letter, entry: Entry) -> dict[str, list[Message]]:
+    async def _find(self, door: Door, letter: Letter, entry: Entry) -> dict[str, list[MailjetMessage]]:
         """Messages of this custom id by address in small letters, but those that were there before."""
         messages = await mailjet.find_by_custom_id(door, entry.custom_id)
         old: set[str] = set()
         if letter.custom_id is not None and entry.tried_at is not None:  # a caller's own need not be the only one
             before = from_micros(entry.tried_at * 1_000_000) - CLOCKS_DIFFER
             old = await self._database.run_read(lambda c: ids_known_before(c, entry.custom_id, before))
-        by_address: dict[str, list[Message]] = defaultdict(list)
+        by_address: dict[str, list[MailjetMessage]] = defaultdict(list)
         for message in messages:
             if message.id not in old:
                 by_address[(message.email or "").lower()].append(message)
         return by_address
 
 
-def _claim(found: dict[str, list[Message]], letter: Letter) -> list[Receipt]:
+def _claim(found: dict[str, list[MailjetMessage]], letter: Letter) -> list[Receipt]:
     """The message's recipients, taken out of what was found; none where Mailjet shows none of them.
 
     One that is shown is enough: Mailjet takes a message for all its recipients or for none.

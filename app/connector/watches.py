@@ -22,12 +22,13 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection
 
+from app import ledger
 from app.clock import EPOCH, to_micros, utc_now
 from app.connector.doors import Doors
 from app.connector.watching import Sighting, event_of, event_type_of, sighting_of
 from app.db import Database, insert_missing, insert_new
 from app.dispatch.matching import Matcher
-from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, fan_out
+from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, delivery_key, fan_out
 from app.ingest.identity import event_id
 from app.ingest.rows import event_row
 from app.mailjet import contacts as mailjet
@@ -213,6 +214,8 @@ class Watch:
             new = insert_new(connection, _events, EVENT_COLUMNS, [events[key] for key in sorted(events)])
             rows = [row for key in sorted(new) for row in owed[key]]
             insert_missing(connection, _deliveries, DELIVERY_COLUMNS, rows)
+            told = [events[key][:2] for key in new]
+            ledger.record(connection, ledger.Entry.MADE, events=told, deliveries=map(delivery_key, rows))
             self._remember(connection, found)
             return len(new)
 

@@ -20,7 +20,8 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from app.delivery.transport import PROGRESS, Fault, Progress
+from app.delivery.connections import Progress
+from app.delivery.transport import PROGRESS, Fault
 from app.models import AttemptOutcome
 
 PEER = "the token endpoint"

@@ -272,10 +272,65 @@ def _next_due(connection: Connection, sinks: Sequence[str]) -> dict[tuple[str, i
 
 def record_completions(connection: Connection, completions: Sequence[Completion]) -> None:
     """Write attempts, and states where the lease still holds; a cancelled or retaken delivery is left as it is."""
-    insert_missing(connection, _attempts, ATTEMPT_COLUMNS, [c.attempt for c in completions if c.attempt is not None])
-    for chunk in chunks(completions):
-        values = [value for c in chunk for value in _values_of(c)]
-        run_driver_sql(connection, _completion_sql(len(chunk), connection.dialect.name), tuple(values)).close()
+    at_once = [c for c in completions if _is_first_success(c)]
+    others = [c for c in completions if not _is_first_success(c)] if len(at_once) < len(completions) else []
+    others_tried = [c.attempt for c in others if c.attempt is not None]
+    for chunk in chunks(at_once):
+        values = tuple(value for c in chunk for value in _first_success(c))
+        cursor = run_driver_sql(connection, _first_success_sql(len(chunk), connection.dialect.name), values)
+        if cursor.rowcount < len(chunk):  # some lost their lease: what was tried is kept beside the delivery
+            others_tried += _not_in_their_rows(connection, chunk)
+        cursor.close()
+    insert_missing(connection, _attempts, ATTEMPT_COLUMNS, others_tried)
+    for chunk in chunks(others):
+        values = tuple(value for c in chunk for value in _values_of(c))
+        run_driver_sql(connection, _completion_sql(len(chunk), connection.dialect.name), values).close()
+
+
+def _is_first_success(c: Completion) -> bool:
+    return (
+        c.attempt_count == 1
+        and c.state is DeliveryState.DELIVERED
+        and c.attempt is not None
+        and not c.attempt[_ERROR]
+        and not c.attempt[_REPLAY]
+    )
+
+
+_FIRST_SUCCESS = {
+    "event_id": "text", "sink": "text", "token": "text", "priority": "bigint", "step": "bigint", "settled_at": "bigint",
+    "status": "bigint", "at": "bigint", "duration_ms": "double precision", "excerpt": "text",
+}  # fmt: skip
+_ERROR, _REPLAY = ATTEMPT_COLUMNS.index("error"), ATTEMPT_COLUMNS.index("replay")
+
+
+def _first_success(c: Completion) -> tuple[Any, ...]:
+    assert c.attempt is not None
+    _, _, _, at, status, _, _, duration_ms, excerpt, _ = c.attempt
+    return (
+        c.event_id, c.sink, c.lease_token, int(c.priority), c.schedule_step, c.settled_micros, status, at,
+        duration_ms, excerpt,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _first_success_sql(rows: int, dialect: str) -> str:
+    return (
+        "UPDATE deliveries SET state = 'delivered', priority = v.{priority}, attempt_count = 1, "  # noqa: S608  our words
+        "schedule_step = v.{step}, lease_token = NULL, settled_at = v.{settled_at}, last_status = v.{status}, "
+        "last_error = NULL, first_at = v.{at}, first_status = v.{status}, first_duration_ms = v.{duration_ms}, "
+        "first_excerpt = v.{excerpt} " + _FROM_STILL_LEASED
+    ).format(**_columns(_FIRST_SUCCESS), values=_values_sql(_FIRST_SUCCESS, rows, dialect))
+
+
+def _not_in_their_rows(connection: Connection, completions: Sequence[Completion]) -> list[tuple[Any, ...]]:
+    """The attempts of those whose deliveries did not take them up."""
+    ids = {c.event_id for c in completions}
+    statement = sa.select(_deliveries.c.event_id, _deliveries.c.sink).where(
+        _deliveries.c.event_id.in_(ids), _deliveries.c.first_at.is_not(None)
+    )
+    kept = {(row.event_id, row.sink) for row in connection.execute(statement)}
+    return [c.attempt for c in completions if c.attempt is not None and (c.event_id, c.sink) not in kept]
 
 
 def _values_of(c: Completion) -> tuple[Any, ...]:
@@ -285,24 +340,36 @@ def _values_of(c: Completion) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-_COMPLETION_TYPES = ("text",) * 4 + ("bigint",) * 6 + ("text",) * 2
+_COMPLETION = {
+    "event_id": "text", "sink": "text", "token": "text", "state": "text", "priority": "bigint", "attempts": "bigint",
+    "step": "bigint", "next_at": "bigint", "settled_at": "bigint", "status": "bigint", "error": "text", "batch": "text",
+}  # fmt: skip
+# Not as `WITH v AS (…) UPDATE`: Python's sqlite3 tells no row count for that.
+_FROM_STILL_LEASED = (
+    "FROM (VALUES {values}) AS v WHERE deliveries.event_id = v.{event_id} AND deliveries.sink = v.{sink} "
+    "AND deliveries.state = 'pending' AND deliveries.lease_token = v.{token}"
+)
 
 
 @lru_cache(maxsize=256)
 def _completion_sql(rows: int, dialect: str) -> str:
-    mark = "?" if dialect == "sqlite" else "%s"
-    # A column of NULLs alone would be text to PostgreSQL.
-    row = "(" + ", ".join(f"CAST({mark} AS {kind})" for kind in _COMPLETION_TYPES) + ")"
-    names = "event_id, sink, token, state, priority, attempts, step, next_at, settled_at, status, error, batch"
-    values = ", ".join([row] * rows)
     return (
-        f"WITH v ({names}) AS (VALUES {values}) "  # noqa: S608  our own words and marks
-        "UPDATE deliveries SET state = v.state, priority = v.priority, attempt_count = v.attempts, "
-        "schedule_step = v.step, next_attempt_at = v.next_at, lease_token = NULL, settled_at = v.settled_at, "
-        "last_status = v.status, last_error = v.error, batch_id = v.batch FROM v "
-        "WHERE deliveries.event_id = v.event_id AND deliveries.sink = v.sink "
-        "AND deliveries.state = 'pending' AND deliveries.lease_token = v.token"
-    )
+        "UPDATE deliveries SET state = v.{state}, priority = v.{priority}, attempt_count = v.{attempts}, "  # noqa: S608
+        "schedule_step = v.{step}, next_attempt_at = v.{next_at}, lease_token = NULL, settled_at = v.{settled_at}, "
+        "last_status = v.{status}, last_error = v.{error}, batch_id = v.{batch} " + _FROM_STILL_LEASED
+    ).format(**_columns(_COMPLETION), values=_values_sql(_COMPLETION, rows, dialect))
+
+
+def _columns(kinds: Mapping[str, str]) -> dict[str, str]:
+    """Both databases number the columns of VALUES."""
+    return {name: f"column{number}" for number, name in enumerate(kinds, 1)}
+
+
+def _values_sql(kinds: Mapping[str, str], rows: int, dialect: str) -> str:
+    mark = "?" if dialect == "sqlite" else "%s"
+    # A column of NULLs alone would be text to PostgreSQL; SQLite takes what it is given.
+    cells = [mark if dialect == "sqlite" else f"CAST({mark} AS {kind})" for kind in kinds.values()]
+    return ", ".join([f"({', '.join(cells)})"] * rows)
 
 
 # --- by hand ---------------------------------------------------------------------------------------------------------

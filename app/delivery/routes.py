@@ -35,7 +35,7 @@ def build_router(database: Database, keys: ApiKeys, look_again: Callable[[], Non
         description="Makes it due at once with a fresh schedule, whatever its state; attempt numbers go on. One that"
         " is being sent at this moment is left to it. Answers the delivery.",
     )
-    def retry(id: DeliveryId) -> Response:
+    def retry_delivery(id: DeliveryId) -> Response:
         answer = _change(database, id, queue.retry)
         look_again()
         return answer
@@ -45,7 +45,7 @@ def build_router(database: Database, keys: ApiKeys, look_again: Callable[[], Non
         summary="Give a delivery up",
         description="Ends a pending or dead delivery; a delivered one is a 409. Answers the delivery.",
     )
-    def cancel(id: DeliveryId) -> Response:
+    def cancel_delivery(id: DeliveryId) -> Response:
         return _change(database, id, queue.cancel)
 
     return router

@@ -9,46 +9,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Protocol
 
-import orjson
 import structlog
 from sqlalchemy.engine import Connection
 
-from app import __version__, operator_events
+from app import operator_events
 from app.addresses import AddressRules
 from app.clock import from_micros, now_micros, utc_now
-from app.delivery.batching import Parcel, new_batch, split, stored_batches
+from app.delivery.batching import Parcel, new_batch, stored_batches
 from app.delivery.breaker import Breaker, BreakerState
-from app.delivery.envelope import batch_body_of, body_of
+from app.delivery.news import SinkNews, mail_in
 from app.delivery.policy import Decision, decide
 from app.delivery.queue import BatchNote, Completion, Report
 from app.delivery.rate import TokenBucket
+from app.delivery.request import RequestMaker
+from app.delivery.results import SPLIT, completions_of, given_back
 from app.delivery.sender import AttemptResult, SinkSender
-from app.delivery.signing import Signer
 from app.dispatch import sink_states
 from app.dispatch.service import Job
 from app.metrics import Metrics
 from app.models import AttemptOutcome, DeliveryState, Priority
 from app.operator_events import Change, Herald
 from app.settings import SinkSettings
-from app.views import EVENT_COLUMNS, clean
+from app.views import EVENT_COLUMNS
 
 log = structlog.get_logger(__name__)
 
 HELD_AT_LEAST = 1000  # deliveries of one sink and priority in memory; the others wait in the table
 HELD_AT_MOST = 10_000
-USER_AGENT = f"jethook/{__version__}"
 CLAIM_AT_ONCE = 250
 GIVE_BACK_SECONDS = 2.0  # when the service stops, for the database to take what came of the last requests
-# A batch that the sink found too large: its halves go out at once, as batches of their own.
-SPLIT = Decision(DeliveryState.PENDING, retry_in_seconds=0.0, counts=False, reason="sent again in halves")
 RESUMED = "a person resumed the sink"
 _RECEIVED_AT = EVENT_COLUMNS.index("received_at")
 _GAUGE = {BreakerState.CLOSED: 0, BreakerState.OPEN: 1, BreakerState.HALF_OPEN: 2}
@@ -89,7 +85,7 @@ class SinkRunner:
         self.pause_changes = 0  # how often it was paused or resumed here, and not by the table
         self._outbox = outbox
         self._clock = clock
-        self._signer = Signer.from_secrets([secret.get_secret_value() for secret in sink.secrets])
+        self._requests = RequestMaker(sink)
         self._bucket = TokenBucket(sink.rate_per_second) if sink.rate_per_second is not None else None
         self._sender: SinkSender | None = None
         self._ready: dict[int, deque[Parcel]] = {priority: deque() for priority in Priority}
@@ -109,8 +105,7 @@ class SinkRunner:
         self._sending = False
         self._paused = False
         self._is_storing_pause = False
-        self._mail_fails_since: datetime | None = None  # the first failure in a row with mail events in it
-        self._told_open_at: datetime | None = None  # the breaker is open, and the herald knows
+        self._news = SinkNews(name, sink.breaker_failures, outbox.herald)
 
     # --- room ---
 
@@ -331,14 +326,14 @@ class SinkRunner:
         now = now_micros()
         try:
             decision = self._judge(parcel, result)
-            completions = self._completions(parcel, at, now, result, decision)
+            completions = completions_of(parcel, at, now, result, decision, self._outbox.lease_token)
         except Exception:  # a bug of ours; it is tried again when its lease has run out, and not at once and for ever
             self._let_go(parcel)
             raise
         self._record(parcel, completions)
         self._observe(parcel, now, result, decision)
         if decision.state is DeliveryState.DEAD:
-            self._tell_dead(parcel, result, decision)
+            self._news.dead(parcel, result, decision, utc_now())
 
     def _note(self, parcel: Parcel) -> BatchNote:
         assert parcel.batch_id is not None
@@ -348,55 +343,20 @@ class SinkRunner:
     async def _attempt(self, parcel: Parcel, at: int) -> AttemptResult:
         assert self._sender is not None
         try:
-            body, content_type = self._body(parcel)
-            headers = self._headers(parcel, at, body, content_type)
+            body, headers = self._requests.make(parcel, at)
         except Exception as error:  # noqa: BLE001  an attempt like others, or it would come back at once and for ever
             log.error("delivery.not_made", webhook_id=parcel.webhook_id, sink=self.name, error=type(error).__name__)  # noqa: TRY400
             text = f"the request cannot be made: {type(error).__name__}"
             return AttemptResult(AttemptOutcome.INVALID, None, text, 0.0, is_our_fault=True)
         return await self._sender.send(body, headers)
 
-    def _body(self, parcel: Parcel) -> tuple[bytes, str]:
-        if parcel.batch_id is None:
-            return body_of(parcel.jobs[0], self.sink.envelope)
-        return batch_body_of(parcel.jobs, self.sink.envelope)
-
-    def _headers(self, parcel: Parcel, at: int, body: bytes, content_type: str) -> dict[str, str]:
-        timestamp = at // 1_000_000
-        headers = {
-            "content-type": content_type,
-            "user-agent": USER_AGENT,
-            "webhook-id": parcel.webhook_id,
-            "webhook-timestamp": str(timestamp),
-            "idempotency-key": parcel.webhook_id,
-            "x-jethook-attempt": str(parcel.attempt_count + 1),
-        }
-        if parcel.batch_id is None:
-            headers["x-jethook-webhook"] = parcel.jobs[0].webhook
-            headers["x-jethook-event"] = _header_text(parcel.jobs[0].type)
-        else:
-            headers["x-jethook-batch"] = str(len(parcel.jobs))
-        if self._signer.keys:
-            headers["webhook-signature"] = self._signer.header(parcel.webhook_id, timestamp, body)
-        if any(job.replay for job in parcel.jobs):
-            headers["x-jethook-replay"] = "true"
-        return headers
-
     async def test(self) -> dict[str, Any]:
-        """Post a test event as Mailjet's web interface makes them, over connections of its own."""
+        """Post a test event, over connections of its own."""
         now = now_micros()
-        raw = orjson.dumps({"event": "sent", "time": now // 1_000_000, "MessageID": 0, "email": ""}).decode()
-        values = dict.fromkeys(EVENT_COLUMNS) | {
-            "id": f"test-{secrets.token_hex(8)}", "webhook": "test", "connection": "test", "type": "sent",
-            "outcome": "delivered", "occurred_at": now, "received_at": now, "test": True,
-            "raw": raw,
-        }  # fmt: skip
-        job = Job(str(values["id"]), self.name, "test", "sent", tuple(values.values()))
-        parcel = Parcel([job], None if self.sink.batch_size == 1 else job.event_id)
-        body, content_type = self._body(parcel)
+        body, headers = self._requests.make(self._requests.test_parcel(self.name, now), now)
         sender = SinkSender(self.sink, self._outbox.address_rules)
         try:
-            result = await sender.send(body, self._headers(parcel, now, body, content_type))
+            result = await sender.send(body, headers)
         finally:
             await sender.close()
         return {
@@ -425,9 +385,10 @@ class SinkRunner:
             self._give_back_waiting()
             self._wake_for_probe()
         if decision.pause_sink:
-            self._pause_itself(decision.reason, is_news=bool(_mail_in(parcel)))
+            self._pause_itself(decision.reason, is_news=bool(mail_in(parcel)))
         if result.outcome is not AttemptOutcome.SUCCESS and not result.is_our_fault:
-            self._tell_open(parcel, result, utc_now())
+            is_held_back = not (self.is_closed or self._paused)
+            self._news.failed(parcel, result, utc_now(), is_held_back=is_held_back)
         return decision
 
     def _is_well(self) -> None:
@@ -439,20 +400,7 @@ class SinkRunner:
     def close_breaker(self, why: str | None = None) -> None:
         """Whatever it was before. `why`, where it was not the sink's own success."""
         self.breaker.reset()
-        self._mail_fails_since = None
-        if self._told_open_at is not None:
-            self._tell(operator_events.SINK_RECOVERED, utc_now(), error=why, since=self._told_open_at)
-            self._told_open_at = None
-
-    def _completions(
-        self, parcel: Parcel, at: int, now: int, result: AttemptResult, decision: Decision
-    ) -> list[Completion]:
-        parcels = split(parcel) if decision is SPLIT else [parcel]
-        return [
-            _completion(job, part.batch_id, at, now, result, decision, self._outbox.lease_token)
-            for part in parcels
-            for job in part.jobs
-        ]
+        self._news.recovered(utc_now(), why)
 
     def _record(self, parcel: Parcel, completions: list[Completion]) -> None:
         """To be written, however long the database is away: an attempt that was made must not be made again. Until
@@ -561,16 +509,7 @@ class SinkRunner:
 
     def _give_back(self, parcel: Parcel) -> None:
         """Due again at once, for whoever may send it; no attempt is used up."""
-        now = now_micros()
-        completions = [
-            Completion(
-                event_id=job.event_id, sink=job.sink, lease_token=self._outbox.lease_token,
-                state=DeliveryState.PENDING, priority=job.priority, attempt_count=job.attempt_count,
-                schedule_step=job.schedule_step, next_attempt_micros=now, settled_micros=None, last_status=None,
-                last_error=None, batch_id=parcel.batch_id if parcel.is_stored else None, attempt=None,
-            )
-            for job in parcel.jobs
-        ]  # fmt: skip
+        completions = given_back(parcel, now_micros(), self._outbox.lease_token)
         self._record(parcel, completions)
 
     def _wake_for_probe(self) -> None:
@@ -581,73 +520,7 @@ class SinkRunner:
             delay = max(0.0, moment - self._clock())
             self._probe_timer = asyncio.get_running_loop().call_later(delay + 0.01, self._outbox.look_again)
 
-    # --- telling ---
-    # What becomes of an operator event is never told as another, or two sinks that fail would write to each other for
-    # ever: everything told here has its cause in a delivery of Mailjet's.
-
-    def _tell_open(self, parcel: Parcel, result: AttemptResult, now: datetime) -> None:
-        """After a failed attempt: tell that the breaker is open, once, if mail waits behind it and for nothing else."""
-        if self._mail_fails_since is None and _mail_in(parcel):
-            self._mail_fails_since = now
-        if self.is_closed or self._paused or self._mail_fails_since is None or self._told_open_at is not None:
-            return
-        self._told_open_at = now
-        self._tell(
-            operator_events.SINK_OPENED, now, error=result.outcome.value, since=self._mail_fails_since,
-            details={"status": result.status, "failures": self.sink.breaker_failures},
-        )  # fmt: skip
-
-    def _tell_dead(self, parcel: Parcel, result: AttemptResult, decision: Decision) -> None:
-        mail = _mail_in(parcel)
-        if mail:
-            details = {"status": result.status, "reason": decision.reason, "first_event_id": mail[0].event_id}
-            error = result.outcome.value
-            self._tell(operator_events.DELIVERY_DEAD, utc_now(), error=error, count=len(mail), details=details)
-
-    def _tell(self, event_type: str, at: datetime, **more: Any) -> None:
-        self._outbox.herald.tell(Change(event_type, at, sink=self.name, **more))
-
     # --- shown ---
 
     def snapshot(self) -> dict[str, Any]:
         return {"breaker": self.breaker.state(self._clock()).value, "paused": self._paused}
-
-
-def _mail_in(parcel: Parcel) -> list[Job]:
-    """The deliveries of Mailjet's events."""
-    return [job for job in parcel.jobs if job.webhook != operator_events.WEBHOOK]
-
-
-def _completion(
-    job: Job, batch_id: str | None, at: int, now: int, result: AttemptResult, decision: Decision, lease_token: str
-) -> Completion:
-    number = job.attempt_count + 1
-    pending = decision.state is DeliveryState.PENDING
-    wait = int((decision.retry_in_seconds or 0) * 1_000_000)
-    # Cleaned whoever wrote it: a text that a database refuses would be offered to it for ever.
-    told = clean(result.error)
-    error = _sentence(told, decision.reason)
-    return Completion(
-        event_id=job.event_id, sink=job.sink, lease_token=lease_token, state=decision.state,
-        priority=job.priority if job.priority == Priority.REPLAY else Priority.RETRY,
-        attempt_count=number, schedule_step=job.schedule_step + decision.counts, next_attempt_micros=now + wait,
-        settled_micros=None if pending else now, last_status=result.status,
-        last_error=None if result.outcome is AttemptOutcome.SUCCESS else error, batch_id=batch_id,
-        attempt=(
-            job.event_id, job.sink, number, at, result.status, result.outcome.value, told,
-            result.duration_ms, result.response_excerpt, job.replay,
-        ),
-    )  # fmt: skip
-
-
-def _sentence(told: str | None, reason: str | None) -> str | None:
-    """What happened and what came of it; where the second says the first again, it is enough."""
-    if reason is None or told is None or reason.startswith(told):
-        return reason or told
-    return f"{told}; {reason}"
-
-
-@lru_cache(maxsize=256)
-def _header_text(text: str) -> str:
-    """An unknown event type is the sender's own word; a header carries visible ASCII only."""
-    return "".join(c if " " < c < "\x7f" else "?" for c in text[:100])

@@ -1,8 +1,8 @@
 """One HTTP attempt at one sink. A refusing, slow or broken sink is a value here, not an exception.
 
-Each sink has its own session: connections, name look-ups and waiting are shared with nobody. aiohttp carries it, for
-its speed (see tests/benchmarks/README.md) and because its errors tell a name that does not resolve from a port that
-refuses and a certificate that does not fit.
+Each sink has its own session: connections, name look-ups and waiting are shared with nobody. aiohttp makes the
+connections, because its errors tell a name that does not resolve from a port that refuses and a certificate that does
+not fit; what goes over them is our own, for its speed (see tests/benchmarks/README.md).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from app.addresses import ONLY_ALWAYS, AddressRules
+from app.delivery.connections import Answer, Connections, CountConnection, Progress, header_lines
 from app.delivery.oauth import PEER as TOKEN_ENDPOINT
 from app.delivery.oauth import TokenFailure, TokenSource
 from app.delivery.policy import outcome_of_status
-from app.delivery.transport import PROGRESS, CountConnection, Fault, Progress, Transport
+from app.delivery.transport import Fault, Transport
 from app.models import AttemptOutcome
 from app.settings import SinkSettings
 from app.views import clean
 
-MAX_ANSWER_BYTES = 64 * 1024  # read, then the connection is closed and the status counts
 KEPT_ANSWER_CHARS = 4096
 MAX_ERROR_CHARS = 300
 REUSE_SECONDS = 1.0  # a connection that was closed before we reused it shows that within a round trip
@@ -66,9 +66,11 @@ class SinkSender:
         )  # fmt: skip
         self._blocked = self._blocked_by_rules()
         self._times = {"total_seconds": sink.timeout_seconds, "connect_seconds": sink.connect_timeout_seconds}
-        self._session = self._open_session(keep_alive=True)
+        self._session = self._transport.open_session(resolver=self._resolver, limit=sink.concurrency, **self._times)
+        self._connections = self._transport.connections(self._session, self._url)
+        self._fresh: Connections | None = None
+        self._head = self._transport.head_of(self._url, self._headers)
         self._tokens = self._token_source()
-        self._fresh: aiohttp.ClientSession | None = None
 
     def _blocked_by_rules(self) -> Fault | None:
         """What the settings alone tell: behind a proxy, nothing else would look at the addresses."""
@@ -76,11 +78,6 @@ class SinkSender:
         if blocked is None and self._sink.oauth_token_url:
             return self._transport.blocked(self._sink.oauth_token_url, TOKEN_ENDPOINT)
         return blocked
-
-    def _open_session(self, *, keep_alive: bool) -> aiohttp.ClientSession:
-        return self._transport.open_session(
-            resolver=self._resolver, limit=self._sink.concurrency, keep_alive=keep_alive, **self._times
-        )
 
     def _token_source(self) -> TokenSource | None:
         sink = self._sink
@@ -115,53 +112,67 @@ class SinkSender:
         return result
 
     async def _try(self, body: bytes, headers: Mapping[str, str], started: float) -> AttemptResult:
-        PROGRESS.set(progress := Progress())
+        progress = Progress()
         sent = time.perf_counter()
         try:
-            return await self._post(self._session, body, headers, started)
+            return await self._post(self._connections, body, headers, progress, started)
         except Exception as error:  # noqa: BLE001  every fault of a sink is a value
             if not _closed_before_reuse(error, progress, time.perf_counter() - sent):
                 return _failure(*self._transport.classify(error, self._url, progress), started)
         # The sink had closed an idle connection before we reused it: it never saw the request. Its other idle
         # connections are likely closed as well, so this one is new.
         if self._fresh is None:
-            self._fresh = self._open_session(keep_alive=False)
-        PROGRESS.set(progress := Progress())
+            self._fresh = self._transport.connections(self._session, self._url, is_kept=False)
+        progress = Progress()
         try:
-            return await self._post(self._fresh, body, headers, started)
+            return await self._post(self._fresh, body, {**headers, "connection": "close"}, progress, started)
         except Exception as error:  # noqa: BLE001
             return _failure(*self._transport.classify(error, self._url, progress), started)
+
+    async def probe(self) -> AttemptResult:
+        """Connect as for an attempt, with name, addresses, proxy, TLS and token, and hang up without a word."""
+        started = time.perf_counter()
+        if self._blocked is not None:
+            return _failure(*self._blocked, started)
+        try:
+            async with asyncio.timeout(self._sink.timeout_seconds):
+                await self._transport.touch(self._session, self._url)
+                if self._tokens is not None:
+                    await self._tokens.token()
+        except TokenFailure as failure:
+            return _failure(failure.outcome, failure.text, started)
+        except Exception as error:  # noqa: BLE001  every fault of a sink is a value
+            return _failure(*self._transport.classify(error, self._url, Progress()), started)
+        return AttemptResult(AttemptOutcome.SUCCESS, None, None, _since(started))
 
     async def close(self) -> None:
         if self._tokens is not None:
             await self._tokens.close()
+        self._connections.close()
         await self._session.close()
-        if self._fresh is not None:
-            await self._fresh.close()
         await self._resolver.close()
 
     async def _post(
-        self, session: aiohttp.ClientSession, body: bytes, headers: Mapping[str, str], started: float
+        self, connections: Connections, body: bytes, headers: Mapping[str, str], progress: Progress, started: float
     ) -> AttemptResult:
-        told = {**self._headers, **headers} if self._headers else headers
-        async with (
-            asyncio.timeout(self._sink.timeout_seconds),
-            await self._transport.post(session, self._url, body, told) as response,
-        ):
-            answer = await _read_some(response)
-            if (fault := self._transport.refusal(self._url, response.status)) is not None:
-                return _failure(*fault, started)
-            who = self._transport.answerer(self._url, response.status)
-            outcome = outcome_of_status(response.status)
-            return AttemptResult(
-                outcome=outcome,
-                status=response.status,
-                error=None if outcome is AttemptOutcome.SUCCESS else f"{who} answered {response.status}",
-                duration_ms=_since(started),
-                response_excerpt=excerpt(answer),
-                retry_after=_retry_after(response.headers.get("retry-after")),
-                wish=response.headers.get("webhook-delivery", "").strip().lower() or None,
-            )
+        request = b"%b%bcontent-length: %d\r\n\r\n%b" % (self._head, header_lines(headers), len(body), body)
+        answer = await connections.post(request, self._sink.timeout_seconds, progress)
+        if (fault := self._transport.refusal(self._url, answer.status)) is not None:
+            return _failure(*fault, started)
+        return self._told(answer, started)
+
+    def _told(self, answer: Answer, started: float) -> AttemptResult:
+        outcome = outcome_of_status(answer.status)
+        who = self._transport.answerer(self._url, answer.status)
+        return AttemptResult(
+            outcome=outcome,
+            status=answer.status,
+            error=None if outcome is AttemptOutcome.SUCCESS else f"{who} answered {answer.status}",
+            duration_ms=_since(started),
+            response_excerpt=excerpt(answer.body),
+            retry_after=_retry_after(answer.retry_after),
+            wish=answer.wish.strip().lower() or None if answer.wish else None,
+        )
 
 
 def _address(url: str, configured: Mapping[str, str]) -> tuple[URL | str, dict[str, str]]:
@@ -185,30 +196,6 @@ def _closed_before_reuse(error: Exception, progress: Progress, seconds: float) -
     """Later than a round trip, the sink may well have read the request: that is a failed attempt."""
     broken = isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
     return broken and progress.reused and seconds < REUSE_SECONDS
-
-
-async def _read_some(response: aiohttp.ClientResponse) -> bytes:
-    """The answer's first bytes, at most 64 KiB; a longer one costs it the connection.
-
-    A body that breaks off does not undo a status that came whole, but one that drips runs into the total timeout.
-    """
-    if response.content_length == 0:
-        return b""
-    parts: list[bytes] = []
-    size = 0
-    try:
-        while not response.content.at_eof():
-            part = await response.content.readany()
-            parts.append(part)
-            size += len(part)
-            if size >= MAX_ANSWER_BYTES:
-                response.close()
-                break
-    except TimeoutError:
-        raise
-    except aiohttp.ClientError:
-        response.close()
-    return b"".join(parts)[:MAX_ANSWER_BYTES]
 
 
 def excerpt(answer: bytes) -> str | None:

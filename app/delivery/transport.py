@@ -10,14 +10,14 @@ Source: aio-libs/aiohttp:aiohttp/connector.py, `_create_proxy_connection`.
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -25,38 +25,21 @@ from yarl import URL
 
 from app import tls
 from app.addresses import ONLY_ALWAYS, AddressRules
+from app.delivery.connections import Connections, CountConnection, NotHttp, Progress, header_lines
 from app.models import AttemptOutcome
 
 if TYPE_CHECKING:
     from aiohttp import ClientRequest
-    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
 Fault = tuple[AttemptOutcome, str]
-CountConnection = Callable[[bool], object]
-"""Hears of each request that got its connection, and whether that one was used before."""
-
 SINK = "the sink"
 GATEWAY_STATUSES = frozenset({502, 503, 504})
-KEEP_ALIVE_SECONDS = 30
 DNS_CACHE_SECONDS = 30
 
 
-@dataclass(slots=True)
-class Progress:
-    """How far one request came."""
-
-    connected: bool = False  # for an https:// sink behind a proxy: the tunnel and the TLS in it are there
-    made_connection: bool = False
-
-    @property
-    def reused(self) -> bool:
-        """It goes over a connection that served others before."""
-        return self.connected and not self.made_connection
-
-
-# Set by whoever makes a request, written by the connector: a `TraceConfig` costs a sixth of a post's CPU time.
+# Set by whoever makes a request through a session, written by the connector: a `TraceConfig` costs more.
 PROGRESS: ContextVar[Progress] = ContextVar("progress")
 
 
@@ -105,16 +88,11 @@ class Transport:
         limit: int,
         total_seconds: float,
         connect_seconds: float,
-        keep_alive: bool = True,
     ) -> aiohttp.ClientSession:
-        """Connections to the sink, at most `limit`, with `keep_alive` kept for the next request.
-
-        The resolver stays the caller's. How far a request comes is written into the `PROGRESS` of its context.
-        """
+        """What makes connections to the sink, at most `limit` at once. The resolver stays the caller's."""
         connector = _Connector(
-            limit=limit, ssl=self._ssl, resolver=_Vetted(resolver, self._rules), ttl_dns_cache=DNS_CACHE_SECONDS,
-            keepalive_timeout=KEEP_ALIVE_SECONDS if keep_alive else None, force_close=not keep_alive,
-            rules=self._rules, count=self._count,
+            self._rules, limit=limit, ssl=self._ssl, resolver=_Vetted(resolver, self._rules),
+            ttl_dns_cache=DNS_CACHE_SECONDS,
         )  # fmt: skip
         return self._session(connector, total_seconds, connect_seconds)
 
@@ -123,44 +101,39 @@ class Transport:
     ) -> aiohttp.ClientSession:
         """For one request to the token endpoint, by the same proxy; the next one is minutes away."""
         connector = _Connector(
-            limit=1, ssl=self._token_ssl, resolver=_Vetted(resolver, self._rules), force_close=True, rules=self._rules
+            self._rules, limit=1, ssl=self._token_ssl, resolver=_Vetted(resolver, self._rules), force_close=True
         )
         return self._session(connector, total_seconds, connect_seconds)
 
-    async def post(
-        self, session: aiohttp.ClientSession, url: URL | str, body: bytes, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
-        """As `session.post`, without what a sink has no use for and every post would pay with a fifth of its time:
-        redirects, cookies, middlewares, retries, defaults of the session. The caller limits the time.
+    def connections(self, session: aiohttp.ClientSession, url: URL | str, *, is_kept: bool = True) -> Connections:
+        """To `url`, made as the session says."""
+        return Connections(partial(self._connect, session, url), self._count, is_kept=is_kept)
 
-        The steps are those of aiohttp:aiohttp/client.py, `ClientSession._request`, as they have been since 3.0.
-        """
+    async def _connect(self, session: aiohttp.ClientSession, url: URL | str) -> Connection:
         if isinstance(url, str):
             raise aiohttp.InvalidURL(url)
         assert session.connector is not None
-        request = _Request(
-            "POST", url, headers=headers, data=aiohttp.BytesPayload(body), loop=asyncio.get_running_loop(),
-            session=session, proxy=self._proxy,
-        )  # fmt: skip
-        connection = await session.connector.connect(request, [], session.timeout)
-        try:
-            assert connection.protocol is not None
-            connection.protocol.set_response_params(read_until_eof=True, auto_decompress=False)
-            response = await request.send(connection)
-            try:
-                return await response.start(connection)
-            except BaseException:
-                response.close()
-                raise
-        except (aiohttp.ClientError, TimeoutError):
-            connection.close()
-            raise
-        except OSError as error:
-            connection.close()
-            raise aiohttp.ClientOSError(*error.args) from error
-        except BaseException:
-            connection.close()
-            raise
+        loop = asyncio.get_running_loop()
+        request = aiohttp.ClientRequest("POST", url, loop=loop, session=session, proxy=self._proxy)
+        return await session.connector.connect(request, [], session.timeout)
+
+    async def touch(self, session: aiohttp.ClientSession, url: URL | str) -> None:
+        """Make a connection and close it."""
+        (await self._connect(session, url)).close()
+
+    def head_of(self, url: URL | str, headers: Mapping[str, str]) -> bytes:
+        """The first lines of every request to `url`: where it goes, and `headers`, which hold no line break."""
+        if isinstance(url, str):
+            return b""
+        told = {"host": url.host_port_subcomponent or ""} if "host" not in map(str.lower, headers) else {}
+        target = url.raw_path_qs
+        if self._forwards(url):
+            assert self._proxy is not None
+            target = str(url.with_fragment(None))
+            if self._proxy.raw_user is not None:
+                user = f"{self._proxy.user or ''}:{self._proxy.password or ''}".encode("latin-1")
+                told["proxy-authorization"] = "Basic " + base64.b64encode(user).decode()
+        return f"POST {target} HTTP/1.1\r\n".encode() + header_lines(told | dict(headers))
 
     def classify(self, error: BaseException, url: URL | str, progress: Progress, *, peer: str = SINK) -> Fault:
         """(label, sentence) of a request to `url` that brought no answer; the sentence names who failed: `peer`, or
@@ -218,7 +191,6 @@ class Transport:
             timeout=aiohttp.ClientTimeout(total=total_seconds, sock_connect=connect_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # a small answer may unpack to a large one
-            request_class=_Request,
         )
 
 
@@ -236,6 +208,8 @@ def classify(error: BaseException, peer: str = SINK) -> Fault:
             return AttemptOutcome.TLS, f"{peer}'s certificate is not accepted: {error.certificate_error}"
         case aiohttp.ClientSSLError() | ssl.SSLError():
             return AttemptOutcome.TLS, f"TLS with {peer} failed: {error.strerror or type(error).__name__}"
+        case NotHttp():
+            return AttemptOutcome.INVALID, f"{peer}'s answer is not HTTP: {error}"
         case aiohttp.InvalidURL():
             return AttemptOutcome.INVALID, f"{peer}'s URL cannot be used"
         case aiohttp.ServerDisconnectedError():
@@ -268,32 +242,16 @@ def _is_at(error: aiohttp.ClientConnectorError, server: URL) -> bool:
 class _Connector(aiohttp.TCPConnector):
     """Connects to what the rules allow, and writes down how far a request came."""
 
-    def __init__(
-        self, *, limit: int, ssl: ssl.SSLContext, resolver: AbstractResolver, rules: AddressRules,
-        ttl_dns_cache: int | None = None, keepalive_timeout: float | None = None, force_close: bool = False,
-        count: CountConnection | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            limit=limit, ssl=ssl, resolver=resolver, ttl_dns_cache=ttl_dns_cache, force_close=force_close,
-            keepalive_timeout=keepalive_timeout, socket_factory=partial(_vetted_socket, rules),
-        )  # fmt: skip
-        self._count = count
+    def __init__(self, rules: AddressRules, **options: Any) -> None:
+        super().__init__(socket_factory=partial(_vetted_socket, rules), **options)
 
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout  # noqa: ASYNC109
     ) -> Connection:  # fmt: skip
         connection = await super().connect(req, traces, timeout)
-        progress = PROGRESS.get()
-        progress.connected = True
-        if self._count is not None:
-            self._count(progress.reused)
+        if (progress := PROGRESS.get(None)) is not None:
+            progress.connected = True
         return connection
-
-    async def _create_connection(
-        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout  # noqa: ASYNC109
-    ) -> ResponseHandler:  # fmt: skip
-        PROGRESS.get().made_connection = True
-        return await super()._create_connection(req, traces, timeout)
 
 
 def _vetted_socket(rules: AddressRules, target: aiohttp.AddrInfoType) -> socket.socket:
@@ -303,11 +261,6 @@ def _vetted_socket(rules: AddressRules, target: aiohttp.AddrInfoType) -> socket.
     if reason is not None:
         raise RefusedAddress(reason)
     return socket.socket(family, kind, protocol)
-
-
-class _Request(aiohttp.ClientRequest):
-    def update_auto_headers(self, skip_auto_headers: Iterable[str] | None) -> None:
-        """Adds none, as `skip_auto_headers` could tell at twice the cost: nothing of the answer is negotiated."""
 
 
 class _Vetted(AbstractResolver):

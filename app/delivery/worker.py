@@ -17,8 +17,9 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from app.addresses import ONLY_ALWAYS, AddressRules
+from app.bell import listen
 from app.clock import EPOCH, utc_now, wait_for_event
-from app.db import Database
+from app.db import Database, chunks
 from app.delivery import queue
 from app.delivery.queue import BatchNote, ClaimRequest, Report
 from app.delivery.runner import GIVE_BACK_SECONDS, RESUMED, SinkRunner
@@ -34,6 +35,8 @@ log = structlog.get_logger(__name__)
 LEASE_SECONDS = 12.0  # after a crash others take over within 15 seconds
 RENEW_SECONDS = 3.0
 RENEW_AGAIN_SECONDS = 0.5
+RENEWED_AT_ONCE = 128  # leases in one transaction: two milliseconds of it
+MOST_RENEWALS = 32  # transactions of one round; it must be over long before a lease is
 POLL_SECONDS = 1.0  # what other processes made due; our own is known without asking
 GAUGE_SECONDS = 10.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 5.0  # until what the database did not take is offered again
@@ -102,6 +105,8 @@ class Relay:
         for loop in (self._claim_loop, self._renew_loop, self._gauge_loop):
             self._tasks.append(asyncio.create_task(loop(), name=f"relay-{loop.__name__}"))
         self._claiming = self._tasks[0]
+        if not self._database.is_sqlite:
+            self._tasks.append(asyncio.create_task(listen(self._database, self.look_again), name="relay-listen"))
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Finish what is under way, give back the rest; nothing is lost, and nobody waits for our leases.
@@ -250,15 +255,23 @@ class Relay:
             await asyncio.sleep(RENEW_SECONDS)
             # What came since the last look has most of its lease before it; most of that is done by the next one.
             before, known = known, {name: runner.held_ids for name, runner in self.runners.items()}
-            held = {name: still for name, ids in known.items() if (still := ids & before.get(name, frozenset()))}
-            while held:
-                renewal = Renewal(held, self.lease_token, utc_now() + timedelta(seconds=LEASE_SECONDS))
-                try:
-                    await self._renewals.submit(renewal)
-                    break
-                except Exception as error:  # noqa: BLE001  a lost lease costs a repeat at most
-                    log.warning("delivery.renew_failed", error=type(error).__name__)
-                    await asyncio.sleep(RENEW_AGAIN_SECONDS)
+            held = {name: ids & before.get(name, frozenset()) for name, ids in known.items()}
+            # In small parts: what a hanging sink holds must not stand before the posts of all others at once.
+            size = max(RENEWED_AT_ONCE, sum(map(len, held.values())) // MOST_RENEWALS)
+            for name, ids in held.items():
+                for part in chunks(sorted(ids), size):
+                    await self._renew({name: frozenset(part)})
+
+    async def _renew(self, held: Mapping[str, frozenset[str]]) -> None:
+        while True:
+            renewal = Renewal(held, self.lease_token, utc_now() + timedelta(seconds=LEASE_SECONDS))
+            try:
+                await self._renewals.submit(renewal)
+            except Exception as error:  # noqa: BLE001  a lost lease costs a repeat at most
+                log.warning("delivery.renew_failed", error=type(error).__name__)
+                await asyncio.sleep(RENEW_AGAIN_SECONDS)
+            else:
+                return
 
     async def _gauge_loop(self) -> None:
         while True:

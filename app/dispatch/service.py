@@ -6,8 +6,9 @@ and nobody reads it back from the table. Where there is no room (or no worker he
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Protocol
 
 from sqlalchemy.engine import Connection
@@ -19,6 +20,10 @@ DELIVERY_COLUMNS = (
     "event_id", "sink", "webhook", "type", "state", "priority", "attempt_count", "schedule_step", "next_attempt_at",
     "lease_token", "replay", "order_key", "created_at",
 )  # fmt: skip
+
+
+# Of a row in that order, what names a delivery: (the event's id, its webhook, the sink).
+delivery_key: Callable[[tuple[Any, ...]], tuple[str, str, str]] = itemgetter(0, 2, 1)
 
 
 @dataclass(slots=True)

@@ -31,12 +31,13 @@ def list_states(connection: Connection) -> dict[str, dict[str, Any]]:
     return {row["name"]: {**row} for row in connection.execute(sa.select(_states)).mappings()}
 
 
-def count_pending(connection: Connection, sink: str) -> int:
-    return _count(connection, sink, _pending)
+def count_pending(connection: Connection, sink: str, most: int | None = None) -> int:
+    """At most `most`: then nothing beyond it is looked at."""
+    return _count(connection, sink, _pending, most)
 
 
-def count_dead(connection: Connection, sink: str) -> int:
-    return _count(connection, sink, _dead)
+def count_dead(connection: Connection, sink: str, most: int | None = None) -> int:
+    return _count(connection, sink, _dead, most)
 
 
 def oldest_overdue_seconds(connection: Connection, sink: str, now: datetime) -> float:
@@ -76,6 +77,7 @@ def record_results(connection: Connection, results: Mapping[str, Mapping[str, An
         connection.execute(sa.update(_states).where(_states.c.name == sink).values(**results[sink]))
 
 
-def _count(connection: Connection, sink: str, state: sa.ColumnElement[bool]) -> int:
-    statement = sa.select(sa.func.count()).select_from(_deliveries).where(_deliveries.c.sink == sink, state)
-    return int(connection.execute(statement).scalar_one())
+def _count(connection: Connection, sink: str, state: sa.ColumnElement[bool], most: int | None) -> int:
+    found = sa.select(sa.literal(1)).select_from(_deliveries).where(_deliveries.c.sink == sink, state)
+    counted = sa.select(sa.func.count()).select_from(found.limit(most).subquery())
+    return int(connection.execute(counted).scalar_one())

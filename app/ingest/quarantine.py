@@ -38,18 +38,23 @@ def build_router(database: Database, keys: ApiKeys, ingest: Ingest) -> APIRouter
         " that tells why.",
         responses=PROBLEM_RESPONSES | problem_responses(404, 409),
     )
-    async def reprocess(id: Annotated[str, Path(description="id of the entry")]) -> Reprocessed:
-        entry = await database.run_read(lambda connection: _get(connection, id))
-        if entry.webhook not in ingest.webhooks:
-            raise Conflict(f"no webhook {entry.webhook!r} is configured any more")
-        for element in parse_events(entry.body):
-            if isinstance(element, Reject):
-                raise Conflict(f"still not an event: {element.reason}")
-        accepted = await ingest.accept(entry.webhook, entry.body, now_micros=to_micros(utc_now()))
-        await database.run_write(lambda c: c.execute(sa.delete(_quarantine).where(_quarantine.c.id == id)))
-        return Reprocessed(stored=accepted.stored, duplicates=accepted.duplicates)
+    async def reprocess_quarantined(id: Annotated[str, Path(description="id of the entry")]) -> Reprocessed:
+        return await reprocess(database, ingest, id)
 
     return router
+
+
+async def reprocess(database: Database, ingest: Ingest, id: str) -> Reprocessed:
+    """Raises QuarantineNotFound, Conflict."""
+    entry = await database.run_read(lambda connection: _get(connection, id))
+    if entry.webhook not in ingest.webhooks:
+        raise Conflict(f"no webhook {entry.webhook!r} is configured any more")
+    for element in parse_events(entry.body):
+        if isinstance(element, Reject):
+            raise Conflict(f"still not an event: {element.reason}")
+    accepted = await ingest.accept(entry.webhook, entry.body, now_micros=to_micros(utc_now()))
+    await database.run_write(lambda c: c.execute(sa.delete(_quarantine).where(_quarantine.c.id == id)))
+    return Reprocessed(stored=accepted.stored, duplicates=accepted.duplicates)
 
 
 def _get(connection: Connection, id: str) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.mailjet.machines import judge
 from app.mailjet.payloads import MailjetEvent
 from app.mailjet.vocabulary import as_id, as_text, normal_email, outcome_of, permanent_of, reason_of
 from app.views import clean
@@ -44,6 +45,7 @@ def event_row(
         permanent_of(event.type, payload),
         _column(reason),
         _column(group),
+        *judge(event.type, payload),
         event.raw,
     )
 

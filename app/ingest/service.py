@@ -19,6 +19,7 @@ from app.ingest.writer import Post, PostWriter
 from app.mailjet.payloads import MailjetEvent, Reject, parse_events
 from app.operator_events import EVENT_QUARANTINED, NOBODY, Change, Herald
 from app.settings import WebhookSettings
+from app.suppressions.keeping import Keeper
 
 log = structlog.get_logger(__name__)
 
@@ -44,13 +45,13 @@ class Ingest:
 
     def __init__(
         self, webhooks: Mapping[str, WebhookSettings], *, matcher: Matcher, commits: GroupCommit, worker: Handover,
-        observe: Callable[[int], None] = lambda events: None, herald: Herald = NOBODY,
+        observe: Callable[[int], None] = lambda events: None, herald: Herald = NOBODY, keeper: Keeper | None = None,
     ) -> None:  # fmt: skip
         self.webhooks = dict(webhooks)
         self._matcher = matcher
         self._worker = worker
         self._herald = herald
-        self._lane: Lane[Post, set[str]] = commits.lane(PostWriter(worker, observe))
+        self._lane: Lane[Post, set[str]] = commits.lane(PostWriter(worker, observe, keeper))
         self._hearers: dict[tuple[str, str], tuple[str, ...]] = {}
         self._waiting_bytes = 0
         self._waiting_events = 0

@@ -1,4 +1,4 @@
-"""The write of posts: events, the deliveries they cause and what was quarantined, in one transaction.
+"""The write of posts: events, what they cause (deliveries, suppressions) and what was quarantined, in one transaction.
 
 Runs as a lane of `app.group_commit`: all posts that wait are written with a few statements, each gets its own counts.
 """
@@ -12,15 +12,19 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from app import ledger
+from app.bell import Bell
 from app.db import insert_missing, insert_new
-from app.dispatch.service import DELIVERY_COLUMNS, Handover, Job
+from app.dispatch.service import DELIVERY_COLUMNS, Handover, Job, delivery_key
 from app.models import Delivery, Event, Quarantined
+from app.suppressions.keeping import Keeper
 from app.views import EVENT_COLUMNS
 
 _events: sa.Table = Event.__table__  # type: ignore[attr-defined]
 _deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
 _quarantine: sa.Table = Quarantined.__table__  # type: ignore[attr-defined]
 
+_WEBHOOK = EVENT_COLUMNS.index("webhook")
 QUARANTINE_COLUMNS = ("id", "webhook", "received_at", "reason", "body")
 
 
@@ -39,8 +43,12 @@ class Post:
 class PostWriter:
     """The lane's work, see `LaneWork`; a post's result is the set of its event ids that were new."""
 
-    def __init__(self, worker: Handover, observe: Callable[[int], None] = lambda events: None) -> None:
+    def __init__(
+        self, worker: Handover, observe: Callable[[int], None] = lambda events: None, keeper: Keeper | None = None
+    ) -> None:
         self._worker = worker
+        self._keeper = keeper or Keeper()
+        self._bell = None if worker.lease_token else Bell()  # nobody here sends what is stored
         self._paused: Mapping[str, str | None] = {}
         self._observe = observe  # told how many events shared a transaction
 
@@ -51,9 +59,16 @@ class PostWriter:
         owners = _first_owner(items, new)
         owed = [row for event_id, post in owners.items() for row in post.deliveries.get(event_id, ())]
         insert_missing(connection, _deliveries, DELIVERY_COLUMNS, owed)
+        ledger.record(
+            connection, ledger.Entry.MADE, events=((event_id, rows[event_id][_WEBHOOK]) for event_id in new),
+            deliveries=map(delivery_key, owed),
+        )  # fmt: skip
         if connection.dialect.name != "sqlite" and any(post.jobs for post in items):
             self._paused = self._worker.paused_sinks(connection)  # a pause on another replica holds for these too
         insert_missing(connection, _quarantine, QUARANTINE_COLUMNS, [row for post in items for row in post.quarantined])
+        if owed and self._bell is not None:
+            self._bell.ring(connection)
+        self._keeper.record(connection, [rows[event_id] for event_id in new])
         return [{event_id for event_id in post.events if owners.get(event_id) is post} for post in items]
 
     def committed(self, items: Sequence[Post], results: Sequence[set[str]]) -> None:

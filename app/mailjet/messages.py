@@ -52,7 +52,7 @@ GivenState = Annotated[str, Choice(STATES)]
 GivenFromType = Annotated[str, Choice(FROM_TYPES)]
 
 
-class Message(Shown):
+class MailjetMessage(Shown):
     """One message to one recipient, as Mailjet keeps it."""
 
     id: Id = mailjet("ID")
@@ -120,10 +120,10 @@ def _entry(item: dict[str, Any]) -> HistoryEntry:
     return HistoryEntry.model_validate({**item, "EventType": HISTORY_TYPES.get(kind, kind)})
 
 
-async def find_by_custom_id(door: Door, custom_id: str) -> Sequence[Message]:
+async def find_by_custom_id(door: Door, custom_id: str) -> Sequence[MailjetMessage]:
     """Messages with this CustomID: up to 1000."""
     page = await list_messages(door, {"CustomID": custom_id}, Place(), 1000)
-    found = [Message.model_validate(item) for item in page.items]
+    found = [MailjetMessage.model_validate(item) for item in page.items]
     return [message for message in found if message.custom_id == custom_id]
 
 

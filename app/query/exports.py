@@ -22,8 +22,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.clock import utc_now
 from app.db import Database, is_outage
-from app.errors import Unavailable
+from app.errors import FieldError, Invalid, Unavailable
 from app.http import PROBLEM_RESPONSES, ApiKeys
+from app.query import parquet
 from app.query.exporting import Export, ExportFilters
 from app.query.shapes import EventModel
 from app.views import dump
@@ -38,7 +39,11 @@ THREADS = 1
 STALL_SECONDS = 60.0  # a client that takes not even a piece in that time has gone or never meant to read
 PIECE_BYTES = 64 * 1024
 RETRY_AFTER_SECONDS = 30
-MEDIA_TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8; header=present"}
+MEDIA_TYPES = {
+    "ndjson": "application/x-ndjson",
+    "csv": "text/csv; charset=utf-8; header=present",
+    "parquet": "application/vnd.apache.parquet",
+}
 
 
 class ExportQuery(ExportFilters):
@@ -156,8 +161,8 @@ def build_router(exports: Exports, keys: ApiKeys) -> APIRouter:
         "/events",
         summary="Export events",
         description="All events that the filters let through, streamed, the oldest first: NDJSON as in `/v1/events`"
-        " with `raw`, or CSV with one column a field, `details` and `raw` as JSON text. What arrives meanwhile never"
-        " makes it miss or repeat what was there. With `Accept-Encoding: gzip` it is compressed on the way, with"
+        " with `raw`, or CSV or Parquet with one column a field, `details` and `raw` as JSON text. What comes meanwhile"
+        " never makes it miss or repeat what was there. With `Accept-Encoding: gzip` it is compressed on the way, with"
         " `gzip=true` it is a gzip file. An export that breaks off ends without the last chunk of the chunked"
         " encoding, which HTTP clients report as an error: such a file is not whole."
         f" {MAX_EXPORTS} exports may be under way; more get a 503. A parameter that is not listed is refused.",
@@ -166,7 +171,10 @@ def build_router(exports: Exports, keys: ApiKeys) -> APIRouter:
         dependencies=[Depends(keys.reader)],
     )
     async def export_events(request: Request, query: Annotated[ExportQuery, Query()]) -> ExportStream:
-        on_the_way = not query.gzip and accepts_gzip(request.headers.get("accept-encoding", ""))
+        check_form(query)
+        on_the_way = (
+            query.format != "parquet" and not query.gzip and accepts_gzip(request.headers.get("accept-encoding", ""))
+        )
         export = Export(query, gzip=query.gzip or on_the_way)
         exports.begin()
         try:
@@ -178,6 +186,13 @@ def build_router(exports: Exports, keys: ApiKeys) -> APIRouter:
         return ExportStream(exports, export, first, headers_of(query, on_the_way=on_the_way))
 
     return router
+
+
+def check_form(query: ExportQuery) -> None:
+    """Raises Invalid."""
+    errors = [FieldError(name, told, "not_available") for name, told in parquet.faults(query.format, gzip=query.gzip)]
+    if errors:
+        raise Invalid(f"{errors[0].pointer}: {errors[0].message}", errors=errors)
 
 
 async def _first_part(exports: Exports, export: Export) -> bytes:
@@ -212,5 +227,6 @@ def _documented_content() -> dict[str, Any]:
     return {
         "application/x-ndjson": {"schema": text, "example": dump(example).decode() + "\n"},
         "text/csv": {"schema": text, "example": "id,webhook,connection,type,outcome,occurred_at,…\r\n"},
+        "application/vnd.apache.parquet": {"schema": text | {"format": "binary"}},
         "application/gzip": {"schema": text | {"format": "binary"}},
     }

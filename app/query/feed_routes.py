@@ -65,7 +65,7 @@ def build_router(feed: Feed, keys: ApiKeys, on_stream_end: Callable[[str], None]
         responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}}},
         **options,
     )
-    async def stream(query: Annotated[StreamQuery, Query()], last_event_id: LastEventId = None) -> Response:
+    async def stream_events(query: Annotated[StreamQuery, Query()], last_event_id: LastEventId = None) -> Response:
         ask = parse_ask(query, last_event_id or query.cursor, PAGE_EVENTS)
         return EventStream(feed, ask, on_end=on_stream_end)
 

@@ -20,7 +20,9 @@ from sqlalchemy.engine import Connection
 
 from app import operator_events
 from app.filters import Condition, EventFilters, Filters, Texts, Unindexed, event_conditions
-from app.query.queries import DELIVERY_COLUMNS, EVENT_COLUMNS, Row, deliveries, events
+from app.query.delivery_pages import DELIVERY_COLUMNS, deliveries
+from app.query.event_pages import EVENT_COLUMNS, events
+from app.query.pages import Row
 from app.query.timeline import Tally, summary
 from app.views import delivery_view, event_view
 

@@ -11,7 +11,6 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from app.clock import to_micros
 from app.db import Database
 from app.errors import DeliveryNotFound, EventNotFound, MessageNotFound, QuarantineNotFound
 from app.filters import DeliveryQuery, EventQuery, Paging, QuarantineQuery
@@ -19,7 +18,7 @@ from app.http import PROBLEM_RESPONSES, ApiKeys, problem_responses
 from app.query import queries
 from app.query.cursor import Position, decode_cursor, encode_cursor, scope_of
 from app.query.messages import MAX_EVENTS, MessageQuery, find_message
-from app.query.queries import Page, Row
+from app.query.pages import DEFAULT_SECONDS, Page, Row
 from app.query.shapes import (
     DeliveryDetailList,
     DeliveryDetailModel,
@@ -40,21 +39,23 @@ QuarantineId = Annotated[str, Path(description="id of the entry", examples=["000
 
 PAGING = (
     "Walk a list by giving `next_cursor` back as `cursor`, or by following the `Link` header; what arrives meanwhile"
-    " never makes a walk miss or repeat what was there. A parameter that is not listed is refused."
+    " never makes a walk miss or repeat what was there. Where a rare filter has no index, a page ends after"
+    " `JETHOOK_PAGE_SECONDS` with what was found: it can hold fewer rows than `limit`, or none, and still have more. A"
+    " parameter that is not listed is refused."
 )
 
 
-def build_router(database: Database, keys: ApiKeys) -> APIRouter:
+def build_router(database: Database, keys: ApiKeys, page_seconds: float = DEFAULT_SECONDS) -> APIRouter:
     """The reading part of `/v1`; deleting from quarantine asks for a key that may write."""
     router = APIRouter(prefix="/v1", responses=PROBLEM_RESPONSES)
-    _add_events(router, database, keys)
+    _add_events(router, database, keys, page_seconds)
     _add_messages(router, database, keys)
-    _add_deliveries(router, database, keys)
-    _add_quarantine(router, database, keys)
+    _add_deliveries(router, database, keys, page_seconds)
+    _add_quarantine(router, database, keys, page_seconds)
     return router
 
 
-def _add_events(router: APIRouter, database: Database, keys: ApiKeys) -> None:
+def _add_events(router: APIRouter, database: Database, keys: ApiKeys, page_seconds: float) -> None:
     options: dict[str, Any] = {"tags": ["events"], "dependencies": [Depends(keys.reader)]}
 
     @router.get(
@@ -67,9 +68,9 @@ def _add_events(router: APIRouter, database: Database, keys: ApiKeys) -> None:
     def list_events(request: Request, query: Annotated[EventQuery, Query()]) -> Response:
         position, scope = _start(query, "events", (str,))
         with database.reading() as connection:
-            page = queries.list_events(connection, query, position)
+            page = queries.list_events(connection, query, position, page_seconds)
         raw = bool(query.include)
-        return _list(request, page, scope, lambda row: (row["id"],), lambda row: event_view(row, include_raw=raw))
+        return _list(request, page, scope, lambda row: event_view(row, include_raw=raw))
 
     @router.get(
         "/events/{id}",
@@ -123,7 +124,7 @@ def _add_messages(router: APIRouter, database: Database, keys: ApiKeys) -> None:
         return _json(message)
 
 
-def _add_deliveries(router: APIRouter, database: Database, keys: ApiKeys) -> None:
+def _add_deliveries(router: APIRouter, database: Database, keys: ApiKeys, page_seconds: float) -> None:
     options: dict[str, Any] = {"tags": ["deliveries"], "dependencies": [Depends(keys.reader)]}
 
     @router.get(
@@ -136,8 +137,8 @@ def _add_deliveries(router: APIRouter, database: Database, keys: ApiKeys) -> Non
     def list_deliveries(request: Request, query: Annotated[DeliveryQuery, Query()]) -> Response:
         position, scope = _start(query, "deliveries", (str, str))
         with database.reading() as connection:
-            page = queries.list_deliveries(connection, query, position)
-        return _list(request, page, scope, lambda row: (row["event_id"], row["sink"]), delivery_view)
+            page = queries.list_deliveries(connection, query, position, page_seconds)
+        return _list(request, page, scope, delivery_view)
 
     @router.get(
         "/deliveries/{id}",
@@ -156,7 +157,7 @@ def _add_deliveries(router: APIRouter, database: Database, keys: ApiKeys) -> Non
         return _json(delivery_view(row, attempts.get(sink, ())))
 
 
-def _add_quarantine(router: APIRouter, database: Database, keys: ApiKeys) -> None:
+def _add_quarantine(router: APIRouter, database: Database, keys: ApiKeys, page_seconds: float) -> None:
     reading: dict[str, Any] = {"tags": ["quarantine"], "dependencies": [Depends(keys.reader)]}
     writing: dict[str, Any] = {"tags": ["quarantine"], "dependencies": [Depends(keys.writer)]}
 
@@ -171,8 +172,8 @@ def _add_quarantine(router: APIRouter, database: Database, keys: ApiKeys) -> Non
     def list_quarantine(request: Request, query: Annotated[QuarantineQuery, Query()]) -> Response:
         position, scope = _start(query, "quarantine", (int, str))
         with database.reading() as connection:
-            page = queries.list_quarantine(connection, query, position)
-        return _list(request, page, scope, lambda row: (to_micros(row["received_at"]), row["id"]), quarantine_view)
+            page = queries.list_quarantine(connection, query, position, page_seconds)
+        return _list(request, page, scope, quarantine_view)
 
     @router.get(
         "/quarantine/{id}",
@@ -218,10 +219,9 @@ def _list(
     request: Request,
     page: Page,
     scope: bytes,
-    position: Callable[[Row], Position],
     view: Callable[[Row], dict[str, Any]],
 ) -> Response:
-    cursor = encode_cursor(scope, position(page.rows[-1])) if page.has_more else None
+    cursor = encode_cursor(scope, page.beyond) if page.beyond is not None else None
     response = _json({"data": [view(row) for row in page.rows], "next_cursor": cursor, "has_more": page.has_more})
     if cursor is not None:
         response.headers["link"] = f'<{next_url(request, cursor)}>; rel="next"'

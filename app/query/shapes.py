@@ -65,6 +65,8 @@ class EventModel(BaseModel):
                 "permanent": True,
                 "reason": "user unknown",
                 "reason_group": "recipient",
+                "automated": None,
+                "automated_rule": None,
                 "details": {"comment": "550 5.1.1 user unknown", "blocked": False},
                 "raw": {"event": "bounce", "time": 1777802400, "MessageID": 19421777835146490},
             }
@@ -91,6 +93,13 @@ class EventModel(BaseModel):
     permanent: bool | None = Field(description="whether a bounce or block is lasting, where that is known")
     reason: str | None
     reason_group: str | None
+    automated: bool | None = Field(
+        description="of an open or a click: was it a machine's? By its agent and address when it comes in; by the time"
+        " since the message's `sent` a few seconds later. Null for other types"
+    )
+    automated_rule: str | None = Field(
+        description="the rule that decided; an image proxy that fetches for a person has one too. Null: none did"
+    )
     details: dict[str, Any] = Field(description="everything else Mailjet sent")
     raw: dict[str, Any] | None = Field(None, description="what Mailjet sent, every digit kept; in lists on request")
 

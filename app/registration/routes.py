@@ -1,20 +1,18 @@
 """REST for webhooks: their callbacks at Mailjet, and registering them now."""
 
 # Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path
-from sqlalchemy.engine import Connection
 
 from app.db import Database
 from app.errors import Conflict, MailjetUnavailable, WebhookNotFound
 from app.http import PROBLEM_RESPONSES, ApiKeys, problem_responses
-from app.registration import queries
-from app.registration.plan import Slot, list_slots
+from app.registration.looking import find_webhook
+from app.registration.plan import list_slots
 from app.registration.service import Registrar
-from app.registration.shapes import WebhookListModel, WebhookModel, webhook_view
+from app.registration.shapes import WebhookListModel, WebhookModel
 from app.settings import Settings
 
 Name = Annotated[str, Path(description="name of the webhook, in small letters", examples=["orders"])]
@@ -25,7 +23,7 @@ def build_router(settings: Settings, database: Database, keys: ApiKeys, registra
     router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], responses=PROBLEM_RESPONSES)
     reading: dict[str, Any] = {"dependencies": [Depends(keys.reader)]}
 
-    view = partial(_view, settings, list_slots(settings))
+    view = partial(find_webhook, settings, list_slots(settings))
 
     @router.get(
         "",
@@ -70,10 +68,3 @@ def build_router(settings: Settings, database: Database, keys: ApiKeys, registra
         return await database.run_read(lambda connection: view(connection, name))
 
     return router
-
-
-def _view(settings: Settings, slots: Sequence[Slot], connection: Connection, name: str) -> WebhookModel:
-    checked = queries.list_checked(connection, settings.effective_webhooks[name].connection)
-    return webhook_view(
-        settings, name, slots, checked, lambda w, event_type: queries.last_event_at(connection, w, event_type)
-    )

@@ -20,6 +20,7 @@ from app.clock import to_micros
 from app.db import UTCDateTime, chunks
 from app.errors import Conflict, ReplayNotFound
 from app.filters import Condition
+from app.ledger import Entry, record
 from app.models import Attempt, AttemptOutcome, DeliveryState, Priority, Replay, ReplayState
 from app.replay.selection import (
     Candidates,
@@ -262,6 +263,7 @@ def take_up(
         sql = _reopen_sql(len(chunk), connection.dialect.name, only_dead=only_dead)
         connection.exec_driver_sql(sql, tuple(chain.from_iterable(chunk)))
     ids = [row.event_id for row in part.rows]
+    _note_made(connection, replay, ids, now)
     mine = (deliveries.c.sink == replay.sink, deliveries.c.event_id.in_(ids), _pending)
     unmarked = deliveries.c.replay_id.is_distinct_from(replay.id)
     if ids:
@@ -269,6 +271,15 @@ def take_up(
     taken = replay.taken + len(rows)
     # An event whose transaction was open when the replay was made is found by it, though it was not counted.
     update(connection, replay.id, cursor=part.cursor, taken=taken, count=max(replay.count, taken))
+
+
+def _note_made(connection: Connection, replay: Row, ids: Sequence[str], now: datetime) -> None:
+    """Write down the deliveries that were missing. An older one has kept the moment it was made at."""
+    mine = (deliveries.c.sink == replay.sink, deliveries.c.event_id.in_(ids), deliveries.c.replay_id == replay.id)
+    made = (deliveries.c.created_at == now, deliveries.c.attempt_count == 0)
+    keys = sa.select(deliveries.c.event_id, deliveries.c.webhook, deliveries.c.sink).where(*mine, *made)
+    found = connection.execute(keys).all()
+    record(connection, Entry.MADE, deliveries=[(event_id, webhook, sink) for event_id, webhook, sink in found])
 
 
 @lru_cache(maxsize=64)
@@ -344,13 +355,18 @@ def _succeeded(*, since: datetime | None = None) -> Condition:
         _attempts.c.sink == deliveries.c.sink,
         _attempts.c.outcome == AttemptOutcome.SUCCESS.value,
     )
-    return attempt if since is None else attempt.where(_attempts.c.at >= since)
+    first = deliveries.c.first_at
+    if since is None:
+        return sa.or_(first.is_not(None), attempt)
+    return sa.or_(sa.and_(first.is_not(None), first >= since), attempt.where(_attempts.c.at >= since))
 
 
 def _as_before(now: datetime) -> dict[str, Any]:
     """Delivered where an attempt succeeded once, dead where all failed, cancelled where none was made."""
     of_it = (_attempts.c.event_id == deliveries.c.event_id, _attempts.c.sink == deliveries.c.sink)
-    last = sa.select(sa.func.max(_attempts.c.at)).where(*of_it).scalar_subquery()
+    last = sa.func.coalesce(
+        sa.select(sa.func.max(_attempts.c.at)).where(*of_it).scalar_subquery(), deliveries.c.first_at
+    )
     state = sa.case(
         (_succeeded(), DeliveryState.DELIVERED.value),
         (deliveries.c.attempt_count > 0, DeliveryState.DEAD.value),

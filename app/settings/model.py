@@ -103,7 +103,8 @@ class SinkSettings(_Group):
     webhooks: Names = Field((), description="webhooks it hears of; unset: all")
     events: Names = Field(
         (),
-        description="event types it hears of, also `jethook.*` or single operator types; unset: all of Mailjet's",
+        description="event types it hears of, also `jethook.*`, `suppression.*` or some of these; unset: all of"
+        " Mailjet's",
     )
     filter: Annotated[str | None, AfterValidator(check_condition)] = Field(
         None, description="further condition on the event's fields (JSON, see Filters)"
@@ -200,8 +201,14 @@ class Settings(BaseModel):
         "info", description="least severe line shown: `debug`, `info`, `warning` or `error`"
     )
     max_body_bytes: int = Field(10_485_760, ge=1024, description="larger callback bodies get 413")
+    page_seconds: Seconds = Field(
+        2.0, description="how long a page of a list is sought at most where a filter is rare; then its cursor goes on"
+    )
     register_every_seconds: SecondsOrNone = Field(
         300.0, description="how often callbacks are checked; 0: at start only"
+    )
+    stats_retention_days: int = Field(
+        1825, ge=1, description="how long statistics are kept, whole days, also of events deleted before"
     )
     sink_deny_cidrs: Networks = Field(
         (),
@@ -211,6 +218,17 @@ class Settings(BaseModel):
     sink_allow_cidrs: Annotated[Networks, AfterValidator(check_allowable)] = Field(
         (), description="exceptions to these; with `0.0.0.0/0,::/0` denied, the only networks that are allowed"
     )
+    suppress_hard_bounces: bool = Field(
+        True, description="suppress an address after a lasting bounce, or a block that lasts and concerns the address"
+    )
+    suppress_complaints: bool = Field(True, description="suppress an address after a spam complaint")
+    suppress_unsubscribes: bool = Field(
+        True, description="suppress an address for the list it left; where no list is told, altogether"
+    )
+    suppress_soft_bounces: int = Field(
+        0, ge=0, le=1000, description="suppress an address after that many passing bounces; 0: never"
+    )
+    suppress_soft_bounce_days: int = Field(30, ge=1, le=3650, description="within that many days")
     connections: dict[str, ConnectionSettings] = Field({}, description="Mailjet API keys by name")
     webhooks: dict[str, WebhookSettings] = Field({}, description="webhooks by name; none: one named `default`")
     watches: dict[str, WatchSettings] = Field({}, description="watches of contacts by name")

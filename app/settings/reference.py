@@ -101,6 +101,8 @@ def _shown(value: object, *, plain: bool = False) -> str:
         return value.get_secret_value() if plain else "***"
     if value is None or value in ((), {}):
         return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, tuple):
         return ",".join(_shown(part, plain=plain) for part in value)
     if isinstance(value, dict):

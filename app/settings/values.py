@@ -18,7 +18,7 @@ EventType = Literal["sent", "open", "click", "bounce", "spam", "blocked", "unsub
 EVENT_TYPES: tuple[EventType, ...] = ("sent", "open", "click", "bounce", "spam", "blocked", "unsub")
 # What a sink may ask for: Mailjet's types, those of watched contacts, and those that Jethook tells about itself.
 CONTACT_EVENTS = ("contact_created", "contact_updated")  # what a watch makes of contacts
-HEARD: tuple[str, ...] = (*EVENT_TYPES, *CONTACT_EVENTS, operator_events.ALL, *operator_events.MEANINGS)
+HEARD: tuple[str, ...] = (*EVENT_TYPES, *CONTACT_EVENTS, *operator_events.SEVERAL, *operator_events.MEANINGS)
 MIN_SECRET_KEY_CHARS = 16
 
 

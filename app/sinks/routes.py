@@ -43,7 +43,7 @@ def build_router(
         " none uses up an attempt.",
         **writing,
     )
-    async def pause(name: SinkName) -> Sink:
+    async def pause_sink(name: SinkName) -> Sink:
         return await sinks.pause(name)
 
     @router.post(
@@ -52,7 +52,7 @@ def build_router(
         description="Sends what waited, and closes its breaker.",
         **writing,
     )
-    async def resume(name: SinkName) -> Sink:
+    async def resume_sink(name: SinkName) -> Sink:
         return await sinks.resume(name)
 
     @router.post(
@@ -62,7 +62,7 @@ def build_router(
         " stored, and neither breaker nor pause matter.",
         **writing,
     )
-    async def test(name: SinkName) -> TestResult:
+    async def test_sink(name: SinkName) -> TestResult:
         return await sinks.test(name)
 
     return router

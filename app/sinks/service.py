@@ -40,10 +40,12 @@ class Sinks:
         self._control = control
         self._herald = herald
 
-    def list_all(self) -> SinkList:
+    def list_all(self, *, most: int | None = None) -> SinkList:
+        """`most` bounds each count: somebody who only looks needs no exact millions."""
         with self._database.reading() as connection:
             states = sink_states.list_states(connection)
-            sinks = [self._view(connection, name, states) for name in sorted({*self._settings.sinks, *states})]
+            names = sorted({*self._settings.sinks, *states})
+            sinks = [self._view(connection, name, states, most) for name in names]
         return SinkList(data=[sink for sink in sinks if sink.state != "removed" or sink.backlog or sink.dead])
 
     def get(self, name: str) -> Sink:
@@ -83,7 +85,9 @@ class Sinks:
         self._database.write(store)
         return self.get(name)
 
-    def _view(self, connection: Connection, name: str, states: Mapping[str, Mapping[str, Any]]) -> Sink:
+    def _view(
+        self, connection: Connection, name: str, states: Mapping[str, Mapping[str, Any]], most: int | None = None
+    ) -> Sink:
         configured = self._settings.sinks.get(name)
         shown = configured or SinkSettings(url="http://removed.invalid")
         here = self._control.snapshot(name) if configured else {}
@@ -99,9 +103,9 @@ class Sinks:
             events=list(shown.events or EVENT_TYPES),
             envelope=shown.envelope if configured else None,
             batch_size=shown.batch_size,
-            backlog=sink_states.count_pending(connection, name),
+            backlog=sink_states.count_pending(connection, name, most),
             oldest_overdue_seconds=sink_states.oldest_overdue_seconds(connection, name, utc_now()),
-            dead=sink_states.count_dead(connection, name),
+            dead=sink_states.count_dead(connection, name, most),
             last_success_at=rfc3339(succeeded) if succeeded else None,
             last_error=state.get("last_error"),
         )

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from app.db import Database
 from app.filters import EventFilters
+from app.query import parquet
 from app.query.exporting import Export, ExportFilters
 
 
@@ -24,7 +25,7 @@ class BadFilters(ValueError):
         self.faults = tuple(faults)
 
 
-def parse_filters(pairs: Sequence[str], **options: object) -> ExportFilters:
+def parse_filters(pairs: Sequence[str], *, gzip: bool = False, **options: object) -> ExportFilters:
     """`NAME=VALUE` as in the query of `/v1/events`; a repeated name means any of its values. Raises BadFilters."""
     asked: dict[str, list[str]] = {}
     for pair in pairs:
@@ -33,9 +34,12 @@ def parse_filters(pairs: Sequence[str], **options: object) -> ExportFilters:
             raise BadFilters([f"{name}: there is no such filter (there are: {', '.join(EventFilters.model_fields)})"])
         asked.setdefault(name, []).append(value)
     try:
-        return ExportFilters.model_validate({**asked, **options})
+        found = ExportFilters.model_validate({**asked, **options})
     except ValidationError as error:
         raise BadFilters([f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors()]) from None
+    if told := [f"{name}: {text}" for name, text in parquet.faults(found.format, gzip=gzip)]:
+        raise BadFilters(told)
+    return found
 
 
 @contextmanager

@@ -18,10 +18,12 @@ from typing import IO, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from app import ledger, operator_events
 from app.db import Database, insert_missing, insert_new
 from app.dispatch.matching import Matcher
-from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, fan_out
+from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, delivery_key, fan_out
 from app.models import Delivery, Event
+from app.suppressions.keeping import Keeper
 from app.transfer.lines import BadLine, Row, parse_line
 from app.views import EVENT_COLUMNS
 
@@ -46,17 +48,19 @@ class Report:
 
 class Importer:
     """Stores what the lines of a file hold. `matcher` finds the sinks of new events; without one nothing is owed.
+    `keeper` keeps suppressions up with them.
 
     `on_fault` is told the number of a line and what is wrong with it, `on_progress` after each batch.
     """
 
     def __init__(
-        self, database: Database, *, matcher: Matcher | None = None, on_fault: Callable[[int, str], None],
-        on_progress: Callable[[Report], None] = lambda report: None,
+        self, database: Database, *, matcher: Matcher | None = None, keeper: Keeper | None = None,
+        on_fault: Callable[[int, str], None], on_progress: Callable[[Report], None] = lambda report: None,
     ) -> None:  # fmt: skip
         self.report = Report()
         self._database = database
         self._matcher = matcher
+        self._keeper = keeper or Keeper()
         self._on_fault = on_fault
         self._on_progress = on_progress
 
@@ -106,11 +110,15 @@ class Importer:
     def _write(self, connection: Connection, rows: list[Row], now_micros: int) -> tuple[int, int]:
         """(events stored, deliveries owed) by one transaction."""
         new = insert_new(connection, _events, EVENT_COLUMNS, rows)
-        if self._matcher is None:
-            return len(new), 0
-        owed = [delivery for row in rows if row[_ID] in new for delivery in _owed(self._matcher, row, now_micros)]
+        stored = [row for row in rows if row[_ID] in new]
+        owed = [] if self._matcher is None else [d for row in stored for d in _owed(self._matcher, row, now_micros)]
         insert_missing(connection, _deliveries, DELIVERY_COLUMNS, owed)
-        return len(new), len(owed)
+        ledger.record(
+            connection, ledger.Entry.MADE, events=((row[_ID], row[_WEBHOOK]) for row in stored),
+            deliveries=map(delivery_key, owed),
+        )  # fmt: skip
+        self._keeper.record(connection, [row for row in stored if row[_WEBHOOK] != operator_events.WEBHOOK])
+        return len(stored), len(owed)
 
 
 def _owed(matcher: Matcher, row: Row, now_micros: int) -> list[tuple[Any, ...]]:

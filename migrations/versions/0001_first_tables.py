@@ -77,6 +77,10 @@ def upgrade() -> None:
         sa.Column("last_error", sa.Text(), nullable=True),
         sa.Column("created_at", app.db.UTCDateTime(), nullable=False),
         sa.Column("settled_at", app.db.UTCDateTime(), nullable=True),
+        sa.Column("first_at", app.db.UTCDateTime(), nullable=True),
+        sa.Column("first_status", sa.Integer(), nullable=True),
+        sa.Column("first_duration_ms", sa.Float(), nullable=True),
+        sa.Column("first_excerpt", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("event_id", "sink", name=op.f("pk_deliveries")),
         sqlite_with_rowid=False,
     )
@@ -121,6 +125,12 @@ def upgrade() -> None:
         sqlite_where=sa.text("replay_id IS NOT NULL"),
     )
     op.create_table(
+        "ended_sessions",
+        sa.Column("id", sa.String(length=22), nullable=False),
+        sa.Column("expires_at", app.db.UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_ended_sessions")),
+    )
+    op.create_table(
         "events",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column(
@@ -145,6 +155,8 @@ def upgrade() -> None:
         sa.Column("permanent", sa.Boolean(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("reason_group", sa.Text(), nullable=True),
+        sa.Column("automated", sa.Boolean(), nullable=True),
+        sa.Column("automated_rule", sa.String(length=32), nullable=True),
         sa.Column("raw", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_events")),
         sa.UniqueConstraint("id", name=op.f("uq_events_id")),
@@ -169,7 +181,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_events_email",
         "events",
-        ["email"],
+        ["email", "occurred_at", "type", "webhook"],
         unique=False,
         postgresql_where=sa.text("email IS NOT NULL"),
         sqlite_where=sa.text("email IS NOT NULL"),
@@ -197,6 +209,20 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(length=64), nullable=False),
         sa.Column("expires_at", app.db.UTCDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
+    )
+    op.create_table(
+        "ledger",
+        sa.Column(
+            "slot", sa.String(length=7).with_variant(sa.String(length=7, collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("webhook", sa.String(length=63), nullable=False),
+        sa.Column("sink", sa.String(length=63), nullable=False),
+        sa.Column("writer", sa.Integer(), nullable=False),
+        sa.Column("made", sa.BigInteger(), nullable=False),
+        sa.Column("erased", sa.BigInteger(), nullable=False),
+        sa.Column("expired", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("slot", "webhook", "sink", "writer", name=op.f("pk_ledger")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "quarantine",
@@ -261,6 +287,115 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_sink_states")),
     )
     op.create_table(
+        "stat_cells",
+        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("view", sa.SmallInteger(), nullable=False),
+        sa.Column("webhook", sa.String(length=63), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("outcome", sa.String(length=16), nullable=False),
+        sa.Column("permanent", sa.Boolean(), nullable=True),
+        sa.Column("test", sa.Boolean(), nullable=False),
+        sa.Column("automated", sa.Boolean(), nullable=True),
+        sa.Column("email_domain", sa.Text(), nullable=True),
+        sa.Column("campaign_id", sa.Text(), nullable=True),
+        sa.Column("custom_campaign", sa.Text(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("reason_group", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_stat_cells")),
+    )
+    op.create_table(
+        "stat_counts",
+        sa.Column("view", sa.SmallInteger(), nullable=False),
+        sa.Column("unit", sa.SmallInteger(), nullable=False),
+        sa.Column("start", sa.Integer(), nullable=False),
+        sa.Column("cell", sa.BigInteger(), nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("view", "unit", "start", "cell", name=op.f("pk_stat_counts")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "stat_members",
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("cell", sa.BigInteger(), nullable=False),
+        sa.Column("recipient", sa.BigInteger(), nullable=False),
+        sa.Column("message", sa.BigInteger(), nullable=False),
+        sa.Column("hour", sa.Integer(), nullable=False),
+        sa.Column("level", sa.SmallInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("level", "hour", "seq", name=op.f("pk_stat_members")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "stat_progress",
+        sa.Column("id", sa.SmallInteger(), autoincrement=False, nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("changes", sa.BigInteger(), nullable=False),
+        sa.Column("digest_key", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_stat_progress")),
+    )
+    op.create_table(
+        "suppressions",
+        sa.Column(
+            "id", sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("email", sa.Text(), nullable=True),
+        sa.Column("email_domain", sa.Text(), nullable=True),
+        sa.Column("email_hash", sa.String(length=43), nullable=True),
+        sa.Column("reason", sa.String(length=16), nullable=False),
+        sa.Column("scope", sa.String(length=16), nullable=False),
+        sa.Column("list_id", sa.Text(), nullable=True),
+        sa.Column("since", app.db.UTCDateTime(), nullable=False),
+        sa.Column(
+            "event_id",
+            sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"),
+            nullable=True,
+        ),
+        sa.Column("comment", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_suppressions")),
+    )
+    op.create_index("ix_suppressions_since", "suppressions", ["since", "id"], unique=False)
+    op.create_index("ix_suppressions_email", "suppressions", ["email"], unique=False)
+    op.create_index("ix_suppressions_email_domain", "suppressions", ["email_domain", "since", "id"], unique=False)
+    op.create_index("ix_suppressions_reason", "suppressions", ["reason", "since", "id"], unique=False)
+    op.create_index("ix_suppressions_scope", "suppressions", ["scope", "since", "id"], unique=False)
+    op.create_index(
+        "ix_suppressions_list_id",
+        "suppressions",
+        ["list_id", "since", "id"],
+        unique=False,
+        postgresql_where=sa.text("list_id IS NOT NULL"),
+        sqlite_where=sa.text("list_id IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_suppressions_email_hash",
+        "suppressions",
+        ["email_hash"],
+        unique=False,
+        postgresql_where=sa.text("email_hash IS NOT NULL"),
+        sqlite_where=sa.text("email_hash IS NOT NULL"),
+    )
+    op.create_table(
+        "suppression_acts",
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("email", sa.Text(), nullable=False),
+        sa.Column("act", sa.String(length=16), nullable=False),
+        sa.Column("scope", sa.String(length=16), nullable=True),
+        sa.Column("list_id", sa.Text(), nullable=True),
+        sa.Column("reason", sa.String(length=16), nullable=True),
+        sa.Column("comment", sa.Text(), nullable=False),
+        sa.Column("at", app.db.UTCDateTime(), nullable=False),
+        sa.Column("until", app.db.UTCDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_suppression_acts")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_suppression_acts_email", "suppression_acts", ["email"], unique=False)
+    op.create_table(
+        "address_spellings",
+        sa.Column("folded", sa.Text(), nullable=False),
+        sa.Column("email", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("folded", "email", name=op.f("pk_address_spellings")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "subscription_jobs",
         sa.Column(
             "id", sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"), nullable=False
@@ -319,12 +454,20 @@ def downgrade() -> None:
     op.drop_index("ix_sends_created_at", table_name="sends")
     op.drop_table("sends")
     op.drop_table("subscription_jobs")
+    op.drop_table("address_spellings")
+    op.drop_table("suppression_acts")
+    op.drop_table("suppressions")
+    op.drop_table("stat_progress")
+    op.drop_table("stat_members")
+    op.drop_table("stat_counts")
+    op.drop_table("stat_cells")
     op.drop_table("sink_states")
     op.drop_table("secrets")
     op.drop_table("replays")
     op.drop_table("replaced_callbacks")
     op.drop_index("ix_quarantine_received", table_name="quarantine")
     op.drop_table("quarantine")
+    op.drop_table("ledger")
     op.drop_table("leases")
     op.drop_index("ix_events_webhook_type", table_name="events")
     op.drop_index(
@@ -358,6 +501,7 @@ def downgrade() -> None:
         sqlite_where=sa.text("campaign_id IS NOT NULL"),
     )
     op.drop_table("events")
+    op.drop_table("ended_sessions")
     op.drop_index(
         "ix_deliveries_replay",
         table_name="deliveries",

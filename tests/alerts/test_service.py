@@ -130,7 +130,8 @@ def test_a_text_that_no_database_takes_does_not_undo_what_it_tells_of(database: 
 def test_every_type_can_be_stored_and_asked_for(database: Database) -> None:
     store(database, *(Change(name, NOON, webhook="orders", connection="shop") for name in MEANINGS))
 
-    assert [row["type"] for row in events(database)] == list(MEANINGS)
+    # All of the kind that a sink asks for, and none of the other: nobody here wants to know of suppressions.
+    assert [row["type"] for row in events(database)] == [name for name in MEANINGS if name.startswith("jethook.")]
     assert {row["connection"] for row in events(database)} == {"shop"}
     assert all(owed(database, row["id"])[:2] == ["crm", "pager"] for row in events(database))
 

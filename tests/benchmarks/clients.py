@@ -15,6 +15,10 @@ from importlib.metadata import version
 import aiohttp
 import httpx2
 import uvloop
+from yarl import URL
+
+from app.delivery.connections import Progress
+from app.delivery.transport import Transport
 
 AT_ONCE = 32
 BODY = b'{"event":"open","filler":"' + b"x" * 372 + b'"}'
@@ -49,6 +53,22 @@ async def with_aiohttp(url: str, seconds: float) -> dict[str, float]:
         return await measure(post, seconds)
 
 
+async def with_ours(url: str, seconds: float) -> dict[str, float]:
+    """What `delivery/sender.py` uses."""
+    transport, resolver, target = Transport(), aiohttp.ThreadedResolver(), URL(url)
+    request = transport.head_of(target, HEADERS) + b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY)
+    async with transport.open_session(resolver=resolver, limit=AT_ONCE, total_seconds=10, connect_seconds=5) as session:
+        connections = transport.connections(session, target)
+
+        async def post() -> None:
+            await connections.post(request, 10, Progress())
+
+        try:
+            return await measure(post, seconds)
+        finally:
+            connections.close()
+
+
 async def with_httpx2(url: str, seconds: float) -> dict[str, float]:
     limits = httpx2.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
     async with httpx2.AsyncClient(limits=limits, trust_env=False) as client:
@@ -62,6 +82,7 @@ async def with_httpx2(url: str, seconds: float) -> dict[str, float]:
 def main() -> None:
     url, seconds = f"http://127.0.0.1:{int(sys.argv[1])}/", float(sys.argv[2])
     measured = {
+        "Jethook's own": uvloop.run(with_ours(url, seconds)),
         f"aiohttp {version('aiohttp')}": uvloop.run(with_aiohttp(url, seconds)),
         f"httpx2 {version('httpx2')}": uvloop.run(with_httpx2(url, seconds)),
     }

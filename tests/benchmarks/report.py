@@ -81,13 +81,18 @@ def show(console: Console, head: Sequence[str], rows: Rows) -> None:
 def write_readme(machine: dict[str, str], tables: Sequence[tuple[Sequence[str], Rows]]) -> None:
     """Put the result between the markers of README.md."""
     parts = ["\n".join(f"- {name}: {value}" for name, value in machine.items())]
-    parts += [_markdown(head, rows) for head, rows in tables if rows]
+    parts += [markdown(head, rows) for head, rows in tables if rows]
+    write_between(BEGIN, END, parts)
+
+
+def write_between(begin: str, end: str, parts: Sequence[str]) -> None:
+    """Put the parts between two markers of README.md."""
     text = README.read_text()
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    README.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}")
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    README.write_text(f"{before}{begin}\n\n" + "\n\n".join(parts) + f"\n\n{end}{after}")
 
 
-def _markdown(head: Sequence[str], rows: Rows) -> str:
+def markdown(head: Sequence[str], rows: Rows) -> str:
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -19,13 +19,13 @@ from app.dispatch.matching import Matcher
 from app.group_commit import GroupCommit
 from app.ingest.service import Ingest
 from app.metrics import Metrics
-from app.models import Attempt, Delivery
+from app.models import Delivery
+from app.query.queries import all_attempts
 from app.settings import SinkSettings, WebhookSettings
 from app.simulator.sink import ReceivedRequest
 from tests.e2e.service import id_of
 
 deliveries = Delivery.__table__  # type: ignore[attr-defined]
-attempts = Attempt.__table__  # type: ignore[attr-defined]
 
 
 class MortalRelay(Relay):
@@ -104,9 +104,10 @@ def states(database: Database, sink: str = "crm") -> set[str]:
 
 
 def attempts_of(database: Database, event_id: str, sink: str = "crm") -> list[dict[str, Any]]:
-    mine = (attempts.c.event_id == event_id, attempts.c.sink == sink)
+    made = all_attempts()
+    mine = (made.c.event_id == event_id, made.c.sink == sink)
     with database.reading() as connection:
-        found = connection.execute(sa.select(attempts).where(*mine).order_by(attempts.c.number))
+        found = connection.execute(sa.select(made).where(*mine).order_by(made.c.number))
         return [dict(row) for row in found.mappings()]
 
 

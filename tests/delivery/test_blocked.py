@@ -12,9 +12,10 @@ import pytest
 from yarl import URL
 
 from app.addresses import DENIED, NEVER_ALLOWED, ONLY_ALWAYS, AddressRules, parse_network
+from app.delivery.connections import Progress
 from app.delivery.oauth import TokenFailure, TokenSource
 from app.delivery.sender import AttemptResult, SinkSender
-from app.delivery.transport import PROGRESS, Fault, Progress, Transport
+from app.delivery.transport import Fault, Transport
 from app.models import AttemptOutcome
 from tests.delivery.peers import Answer, Authority, LocalNames, Peer, ProxyPeer, Request
 from tests.delivery.support import run, sink
@@ -41,15 +42,16 @@ async def send(url: str, given: AddressRules = ONLY_ALWAYS, **options: Any) -> A
 async def post(transport: Transport, url: str, resolver: LocalNames, times: int = 1) -> list[int | Fault]:
     """What came of each post; each over a connection of its own."""
     session = transport.open_session(
-        resolver=resolver, limit=4, total_seconds=5, connect_seconds=5, keep_alive=False
+        resolver=resolver, limit=4, total_seconds=5, connect_seconds=5
     )  # fmt: skip
     results: list[int | Fault] = []
     async with session:
+        connections = transport.connections(session, URL(url), is_kept=False)
         for _ in range(times):
-            PROGRESS.set(progress := Progress())
+            progress = Progress()
             try:
-                async with await transport.post(session, URL(url), b"{}", {}) as response:
-                    results.append(response.status)
+                request = transport.head_of(URL(url), {}) + b"content-length: 2\r\n\r\n{}"
+                results.append((await connections.post(request, 5, progress)).status)
             except (aiohttp.ClientError, TimeoutError) as error:
                 results.append(transport.classify(error, url, progress))
     return results

@@ -15,7 +15,8 @@ from app.delivery import queue
 from app.delivery.queue import ClaimRequest, Completion
 from app.dispatch.service import Job
 from app.errors import Conflict, DeliveryNotFound
-from app.models import Attempt, Delivery, DeliveryState, Event, Priority
+from app.models import Delivery, DeliveryState, Event, Priority
+from app.query.queries import all_attempts
 from tests.conftest import MakeDatabase
 from tests.factories import NOON, event_values, insert, make_delivery, make_event
 
@@ -45,11 +46,9 @@ def row(database: Database, event_id: str, sink: str = "crm") -> dict[str, Any]:
 
 
 def attempts(database: Database) -> list[dict[str, Any]]:
-    table = Attempt.__table__  # type: ignore[attr-defined]
+    made = all_attempts()
     with database.reading() as connection:
-        return [
-            {**r} for r in connection.execute(sa.select(table).order_by(table.c.event_id, table.c.number)).mappings()
-        ]
+        return [{**r} for r in connection.execute(sa.select(made).order_by(made.c.event_id, made.c.number)).mappings()]
 
 
 def completion(event_id: str, **given: Any) -> Completion:
@@ -334,6 +333,34 @@ def test_a_late_result_whose_lease_is_lost_changes_nothing_but_the_attempt_is_ke
 
     assert row(database, event) == before
     assert before["lease_token"] == "quick"
+    assert [(a["event_id"], a["number"]) for a in attempts(database)] == [(event, 1)]
+
+
+def test_first_successes_stand_in_their_deliveries_and_those_without_a_lease_beside_them(database: Database) -> None:
+    kept, cancelled, retaken = due(database), due(database), due(database)
+    claim(database)
+    database.write(lambda c: queue.cancel(c, cancelled, "crm", NOW))
+    with_text = completion(kept, attempt=attempt(kept, response_excerpt="thanks"))
+
+    record(database, with_text, completion(cancelled), completion(retaken, lease_token="another"))
+
+    assert (row(database, kept)["first_at"], row(database, kept)["first_excerpt"]) == (NOW, "thanks")
+    assert [row(database, e)["first_at"] for e in (cancelled, retaken)] == [None, None]
+    assert {(a["event_id"], a["number"], a["response_excerpt"]) for a in attempts(database)} == {
+        (kept, 1, "thanks"), (cancelled, 1, None), (retaken, 1, None),
+    }  # fmt: skip
+
+
+def test_two_replicas_that_both_made_the_first_attempt_tell_of_one(database: Database) -> None:
+    event = due(database)
+    claim(database, token="slow")
+    claim(database, token="quick", now=LATER)
+
+    record(database, completion(event, lease_token="slow"))
+    record(database, completion(event, lease_token="quick"))
+    record(database, completion(event, lease_token="slow"))
+
+    assert row(database, event)["state"] == "delivered"
     assert [(a["event_id"], a["number"]) for a in attempts(database)] == [(event, 1)]
 
 

@@ -29,7 +29,8 @@ from app.group_commit import GroupCommit
 from app.ingest.service import Ingest
 from app.metrics import Metrics
 from app.migrate import migrate
-from app.models import Attempt, Delivery, Event, Priority
+from app.models import Delivery, Event, Priority
+from app.query.queries import all_attempts
 from app.settings import SinkSettings, WebhookSettings
 from app.simulator.server import LocalServer
 from app.simulator.sink import Answer, SampleSink
@@ -148,9 +149,9 @@ def states(database: Database) -> Counter[str]:
 
 
 def attempts(database: Database) -> list[dict[str, Any]]:
-    table = Attempt.__table__  # type: ignore[attr-defined]
+    made = all_attempts()
     with database.reading() as connection:
-        found = connection.execute(sa.select(table).order_by(table.c.event_id, table.c.number))
+        found = connection.execute(sa.select(made).order_by(made.c.event_id, made.c.number))
         return [{**r} for r in found.mappings()]
 
 

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from app.delivery.connections import MAX_ANSWER_BYTES
 from app.delivery.sender import (
     KEPT_ANSWER_CHARS,
-    MAX_ANSWER_BYTES,
     AttemptResult,
     SinkSender,
     excerpt,

@@ -14,7 +14,8 @@ import pytest
 import uvloop
 from yarl import URL
 
-from app.delivery.transport import PROGRESS, Fault, Progress, Transport
+from app.delivery.connections import Progress
+from app.delivery.transport import Fault, Transport
 from app.models import AttemptOutcome
 from app.tls import BadTlsFile, client_context
 from tests.delivery.peers import Answer, Authority, LocalNames, Peer, ProxyPeer
@@ -45,20 +46,23 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 async def post(transport: Transport, url: str, *, times: int = 1, total_seconds: float = 10) -> int | Fault:
     """The status of the last of `times` posts over one session, or the fault that came of it."""
-    resolver, progress = LocalNames(), Progress()
-    session = transport.open_session(resolver=resolver, limit=4, total_seconds=total_seconds, connect_seconds=5)
+    progress = Progress()
+    session = transport.open_session(resolver=LocalNames(), limit=4, total_seconds=total_seconds, connect_seconds=5)
     async with session:
+        connections = transport.connections(session, URL(url))
         try:
             for _ in range(times):
-                PROGRESS.set(progress := Progress())
-                async with (
-                    asyncio.timeout(total_seconds),
-                    await transport.post(session, URL(url), BODY, {}) as response,
-                ):
-                    await response.read()
+                progress = Progress()
+                status = (await connections.post(request_to(transport, url), total_seconds, progress)).status
         except (aiohttp.ClientError, TimeoutError) as error:
             return transport.classify(error, url, progress)
-        return transport.refusal(url, response.status) or response.status
+        finally:
+            connections.close()
+        return transport.refusal(url, status) or status
+
+
+def request_to(transport: Transport, url: str) -> bytes:
+    return transport.head_of(URL(url), {}) + b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
 async def closed_port() -> int:
@@ -383,11 +387,11 @@ def test_a_request_tells_how_far_it_came(run):
             async with transport.open_session(
                 resolver=resolver, limit=1, total_seconds=5, connect_seconds=5
             ) as session:
+                connections = transport.connections(session, URL(sink.url))
                 for _ in range(2):
                     seen.append(Progress())
-                    PROGRESS.set(seen[-1])
-                    async with await transport.post(session, URL(sink.url), BODY, {}) as response:
-                        await response.read()
+                    await connections.post(request_to(transport, sink.url), 5, seen[-1])
+                connections.close()
             return seen
 
-    assert run(scene()) == [Progress(connected=True, made_connection=True), Progress(connected=True)]
+    assert run(scene()) == [Progress(connected=True), Progress(connected=True, reused=True)]

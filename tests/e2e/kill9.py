@@ -2,8 +2,10 @@
 
 `python -m tests.e2e.kill9 --rounds 20 --database sqlite` (or `postgresql`) prints a table and exits 1 on a loss. Load
 comes from the engine of `jethook simulate`; what was not answered is posted again, as Mailjet does.
+`jethook audit` has the last word.
 
 With `--batch N` the sink takes batches of up to N; a batch that comes again under its id must hold the same events.
+With `--probe` the sink refuses until its breaker is open, lets the probe hang, and the service is killed meanwhile.
 With `--replay` every event is replayed afterwards, and the service killed as often again in the middle of that.
 """
 
@@ -29,10 +31,16 @@ from app.simulator.posting import PostResult, Target, make_session, post
 from app.simulator.server import LocalServer
 from app.simulator.shaping import Body
 from app.simulator.simulate import SimulateOptions, simulate
-from app.simulator.sink import SampleSink
-from tests.e2e.service import ServiceProcess, id_of, ids_in, until
+from app.simulator.sink import Answer, SampleSink
+from tests.e2e.service import ServiceProcess, audit_differences, id_of, ids_in, until
 from tests.postgres import running_postgres
 
+PROBE_RATE = 100
+# Its breaker opens soon and probes soon, and no delivery is given up for that.
+SOON_OPEN = {
+    "JETHOOK_SINKS__CRM__BREAKER_FAILURES": "3", "JETHOOK_SINKS__CRM__BREAKER_COOLDOWN_SECONDS": "0.5",
+    "JETHOOK_SINKS__CRM__RETRY_SCHEDULE_SECONDS": ",".join(["0.2"] * 200),
+}  # fmt: skip
 RATE = 1500  # events a second: more than a busy account, less than fills the disk of a test machine
 CAUGHT_UP_SECONDS = 60  # leases of a killed process run out after 12
 
@@ -58,6 +66,7 @@ class Report:
     replayed: set[str] = field(default_factory=set)
     strange: list[str] = field(default_factory=list)  # what must not be, in words
     unsettled: int = 0
+    seed: int = 1
 
     @property
     def not_stored(self) -> set[str]:
@@ -122,11 +131,11 @@ class Load:
 
 def run(
     database_url: str, folder: Path, *, rounds: int, seed: int = 1, tell: Callable[[str], None] = lambda line: None,
-    batch: int = 1, replay: bool = False,
+    batch: int = 1, replay: bool = False, probe: bool = False,
 ) -> Report:  # fmt: skip
     """Kill the service `rounds` times at a random moment under load, let it catch up, and compare."""
     rng = random.Random(seed)
-    report = Report()
+    report = Report(seed=seed)
     sink = SampleSink(keep_ids=10_000_000, keep=10_000_000)
     with LocalServer(sink) as server:
         environment = {
@@ -134,6 +143,8 @@ def run(
             "JETHOOK_LOG_LEVEL": "warning", "JETHOOK_SINKS__CRM__BATCH_SIZE": str(batch),
             "JETHOOK_SINKS__CRM__BATCH_LINGER_SECONDS": "0.05",
         }  # fmt: skip
+        if probe:
+            environment |= SOON_OPEN
         service = ServiceProcess(folder, database_url, environment)
         owed: list[bytes] = []
         try:
@@ -153,6 +164,8 @@ def run(
                 tell(f"{number:5}  {one.acknowledged:12}  {one.posted_again:12}  {one.delivered:17}")
             service.start()
             report.acknowledged |= _post_again(service.callback_url(), owed)
+            if probe:
+                _probe(report, service, sink, rounds=rounds, rng=rng, tell=tell)
             _wait_until_caught_up(service, sink, report.acknowledged, batch)
             if replay:
                 _replay(report, service, sink, rounds=rounds, rng=rng, tell=tell, batch=batch)
@@ -161,6 +174,31 @@ def run(
             service.close()
         _compare(report, database_url, sink, batch)
     return report
+
+
+def _probe(
+    report: Report, service: ServiceProcess, sink: SampleSink, *, rounds: int, rng: random.Random,
+    tell: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Kill it while one delivery probes a sink whose breaker is open."""
+
+    def wait_for(state: str) -> None:
+        until(lambda: service.get("/v1/sinks/crm")["breaker"] == state, f"a breaker that is {state}", seconds=40)
+
+    for number in range(1, rounds + 1):
+        sink.answer_always(Answer(503))
+        with Load(service.callback_url(), report.seed * 7000 + number, PROBE_RATE) as load:
+            wait_for("open")
+            sink.answer_always(Answer.hanging())
+            wait_for("half_open")
+            threading.Event().wait(rng.uniform(0.0, 0.5))
+            service.kill()
+        sink.answer_always(Answer(200))
+        report.acknowledged |= (answered := _ids(load.acknowledged))
+        report.rounds.append(Round(len(answered), 0, sink.total))
+        tell(f"{number:5}  {len(answered):12}  {'probe':>12}  {sink.total:17}")
+        service.start()
+        report.acknowledged |= _post_again(service.callback_url(), load.unanswered)
 
 
 def _replay(
@@ -260,6 +298,7 @@ def _compare(report: Report, database_url: str, sink: SampleSink, batch: int) ->
                 report.strange += [] if check == "ok" else [f"integrity_check: {check}"]
     finally:
         database.close()
+    report.strange += [f"audit: {difference}" for difference in audit_differences(database_url)]
     counts = sink.counts
     report.stored, report.delivered = set(ids), _events_at(sink, batch)
     report.repeats = sum(counts.values()) - len(counts)
@@ -287,12 +326,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="the sink's BATCH_SIZE")
     parser.add_argument("--replay", action="store_true", help="kill it in the middle of a replay as well")
+    parser.add_argument("--probe", action="store_true", help="kill it while a delivery probes a refusing sink as well")
     options = parser.parse_args()
 
     def go(url: str, folder: Path) -> Report:
         return run(
             url, folder, rounds=options.rounds, seed=options.seed, tell=lambda line: print(line, flush=True),
-            batch=options.batch, replay=options.replay,
+            batch=options.batch, replay=options.replay, probe=options.probe,
         )  # fmt: skip
 
     print("round  acknowledged  posted again  delivered in all")

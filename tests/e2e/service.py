@@ -161,6 +161,21 @@ class ServiceProcess:
         return float(found[0])
 
 
+def audit_differences(database_url: str) -> list[str]:
+    """What `jethook audit` finds wrong, by its own words; the command's exit code must say the same."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    environment = {**kept, "PYTHONPATH": str(ROOT), "JETHOOK_DATABASE_URL": database_url}
+    done = subprocess.run(
+        [sys.executable, "-m", "app", "audit", "--json"], env=environment, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    if not done.stdout:
+        return [done.stderr]
+    report = json.loads(done.stdout)
+    assert done.returncode == (0 if report["ok"] else 1), done.stderr
+    return [str(difference) for difference in report["differences"]]
+
+
 class SinkFarm:
     """Many sample sinks on one port: what is posted to `/name` reaches `farm["name"]`."""
 

@@ -26,7 +26,7 @@ from app.models import Delivery, Event
 from app.simulator.server import LocalServer
 from app.simulator.simulate import SimulateOptions, SimulateReport, simulate
 from app.simulator.sink import Answer, ReceivedRequest, SampleSink
-from tests.e2e.service import ServiceProcess, until
+from tests.e2e.service import ServiceProcess, audit_differences, until
 from tests.postgres import running_postgres
 
 CONCURRENCY = 8
@@ -179,6 +179,7 @@ def _audit(report: Report, database_url: str, when: str) -> None:
         states = {str(state): int(number) for state, number in connection.execute(counting)}
     owed = _stored(database_url) * len(NAMES)
     report.audits.append((when, owed, states))
+    report.faults += [f"audit ({when}): {difference}" for difference in audit_differences(database_url)]
     if owed != sum(states.values()):
         report.faults.append(f"audit ({when}): {owed} owed, {states}")
 

@@ -25,6 +25,7 @@ def test_the_demo_registers_relays_and_ends_by_itself(folder: Path) -> None:
     assert "Traceback" not in done.stderr
     assert re.search(r"registered 7 callbacks at Mailjet: .*unsub", done.stdout)
     assert f":{environment['JETHOOK_PORT']}/docs" in done.stdout
+    assert re.search(rf":{environment['JETHOOK_PORT']}/dashboard/sign-in\?link=\S{{80,}}", done.stdout)
     assert re.search(r"REST key +\S{20,}", done.stdout)
     assert re.search(r"sink got  \w+ .* webhook-id [0-9a-f-]{36}", done.stdout)
     sent, got = map(int, re.findall(r"sent (\d+) events .* sink got (\d+)", done.stdout)[-1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -123,3 +125,20 @@ def rows(service: ServiceProcess, statement: sa.Select) -> list:
             return list(connection.execute(statement).scalars())
     finally:
         database.close()
+
+
+def test_a_signal_shows_every_line_and_the_next_one_only_what_is_configured(folder: Path) -> None:
+    url = f"sqlite:///{folder / 'level.db'}"
+    with ServiceProcess(folder, url, {"JETHOOK_LOG_LEVEL": "warning"}) as service:
+
+        def levels() -> list[str]:
+            return [line["log_level"] for line in service.log_lines("log_level.changed")]
+
+        for number, level in enumerate(("debug", "warning", "debug"), 1):
+            os.kill(service.pid, signal.SIGUSR1)
+            until(lambda number=number: len(levels()) == number, f"{level}, the change number {number}")
+        assert service.terminate() == 0
+
+        assert levels() == ["debug", "warning", "debug"]
+        assert service.log_lines("service.starting") == []
+        assert len(service.log_lines("service.stopped")) == 1

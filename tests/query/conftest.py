@@ -14,8 +14,8 @@ from tests.rest import KEYS, asking
 Walk = Callable[..., list[dict[str, Any]]]
 
 
-def routers(database: Any) -> tuple[APIRouter, ...]:
-    return build_router(database, KEYS), build_export_router(Exports(database), KEYS)
+def routers(database: Any, **options: Any) -> tuple[APIRouter, ...]:
+    return build_router(database, KEYS, **options), build_export_router(Exports(database), KEYS)
 
 
 @pytest.fixture

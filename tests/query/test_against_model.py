@@ -107,6 +107,13 @@ def expected(arrivals: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def unjudged(told: dict[str, Any]) -> dict[str, Any]:
+    """Without what is judged a moment after the event came in."""
+    later = ("automated", "automated_rule")
+    events = [{name: value for name, value in event.items() if name not in later} for event in told["events"]]
+    return told | {"events": events}
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_timelines_and_exports_tell_what_a_plain_model_tells(service, seed):
     randomly = random.Random(seed)
@@ -127,7 +134,7 @@ def test_timelines_and_exports_tell_what_a_plain_model_tells(service, seed):
         for event in told["events"]:
             assert bool(event["copies"]) == (event["type"] in WATCHED_TWICE)
         guid = mine[0]["Message_GUID"]
-        assert service.get(f"/v1/messages/{guid}?include=raw").json() == told
+        assert unjudged(service.get(f"/v1/messages/{guid}?include=raw").json()) == unjudged(told)
 
     exported = [json.loads(line) for line in service.get("/v1/exports/events").content.splitlines()]
     stored = {event_id("orders", a["time"], a): a for a in arrivals}

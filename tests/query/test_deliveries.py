@@ -4,10 +4,7 @@ from datetime import timedelta
 import pytest
 
 from app.clock import rfc3339
-from app.filters import DeliveryQuery
-from app.models import Delivery
-from app.query.queries import delivery_page
-from tests.factories import NOON, insert, make_attempt, make_delivery, make_event
+from tests.factories import NOON, make_attempt, make_delivery, make_event
 
 
 def test_a_delivery_is_told_with_its_attempts(client, database):
@@ -138,21 +135,3 @@ def test_filters_choose_deliveries(client, database):
 )
 def test_what_does_not_fit_is_a_422(refusing, query):
     assert refusing.get(f"/v1/deliveries?{query}").status_code == 422
-
-
-def test_the_dead_of_a_sink_are_found_by_their_index(database):
-    rows = [make_delivery(database) for _ in range(3)]
-    insert(
-        database,
-        Delivery,
-        [rows[0] | {"event_id": f"{n:08x}-0000-8000-8000-000000000000", "state": "delivered"} for n in range(2000)],
-    )
-    statement = delivery_page(DeliveryQuery(sink=["crm"], state=["dead"]), None)
-    text = statement.compile(
-        dialect=database.reader.dialect, compile_kwargs={"literal_binds": True, "render_postcompile": True}
-    )
-    explain = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
-    with database.reading() as connection:
-        told = "\n".join(str(row) for row in connection.exec_driver_sql(f"{explain} {text}"))
-
-    assert "ix_deliveries_dead" in told

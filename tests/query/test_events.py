@@ -1,20 +1,16 @@
 import random
-import re
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.clock import rfc3339
-from app.db import Database
-from app.filters import EventQuery, first_id
+from app.filters import EventQuery
 from app.models import Event, Outcome
-from app.query.queries import event_page, list_events
+from app.query.queries import list_events
 from tests.factories import NOON, event_values, insert, make_event
 
 
@@ -375,115 +371,3 @@ def test_a_walk_along_a_campaign_gives_each_of_its_events_once(database, walk, o
         if row["campaign_id"] == "1" and row["type"] in kinds and bounds.get("after", 0) <= n < bounds.get("before", 40)
     )
     assert ids(found) == (expected if order == "asc" else expected[::-1])
-
-
-# --- how the database finds them -------------------------------------------------------------------------------------
-
-
-def plan(database, query: EventQuery, position=None) -> str:
-    statement = event_page(query, position)
-    text = statement.compile(dialect=database.reader.dialect, compile_kwargs={"literal_binds": True})
-    explain = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
-    with database.reading() as connection:
-        return "\n".join(str(row) for row in connection.exec_driver_sql(f"{explain} {text}"))
-
-
-OLD = 400  # of 5000 events: an old campaign and an old customer, more than a few and none of them recent
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def many(request, make_migrated) -> Iterator[Database]:
-    """A minute between two events, at times of their own: elsewhere the ranges asked for below would hold none."""
-    database = Database(make_migrated(request.param))
-    insert(
-        database,
-        Event,
-        [
-            event_values(
-                occurred_at=NOON + timedelta(minutes=n), email=f"{n}@example.com", message_id=str(n),
-                campaign_id="old" if n < OLD else str(n // 50), custom_id=f"o-{n}", message_guid=f"g{n}",
-                type=("open", "click")[n % 2],
-            )
-            for n in range(5000)
-        ],
-    )  # fmt: skip
-    if not database.is_sqlite:
-        database.write(lambda connection: connection.execute(sa.text("ANALYZE events")))
-    yield database
-    database.close()
-
-
-def plans(database, query: EventQuery) -> list[str]:
-    """Of the first page, of one in the middle, and of the first in a range of time; in either order."""
-    middle = (first_id(NOON + timedelta(days=1)),)
-    ranged = query.model_copy(update={"after": [NOON], "before": [NOON + timedelta(days=2)]})
-    return [
-        plan(database, asked.model_copy(update={"order": order}), position)
-        for asked, position in [(query, None), (query, middle), (ranged, None), (ranged, middle)]
-        for order in ("desc", "asc")
-    ]
-
-
-@pytest.mark.parametrize("more", [{}, {"webhook": ["orders"], "type": ["open"]}])
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("email", "77@example.com"),
-        ("message_id", "77"),
-        ("message_guid", "g77"),
-        ("custom_id", "o-77"),
-        ("campaign_id", "77"),
-        pytest.param("campaign_id", "old", id="campaign_id-of many old events"),
-        pytest.param("campaign_id", "none", id="campaign_id-of no event"),
-    ],
-)
-def test_a_selective_filter_uses_its_index(many, name, value, more):
-    for found in plans(many, EventQuery(**{name: [value]}, **more)):
-        assert f"ix_events_{name}" in found
-        if name == "campaign_id":  # it may have many: what its index gives in order need not be sorted
-            assert "TEMP B-TREE" not in found
-            assert "Sort" not in found
-
-
-@pytest.mark.parametrize("order", ["desc", "asc"])
-def test_a_page_of_a_campaign_starts_where_the_last_one_ended(many, order):
-    """One bound on either side, and both of them of the index: a page costs the same however deep it is."""
-    found = plan(many, EventQuery(campaign_id=["old"], order=order), (first_id(NOON + timedelta(hours=1)),))
-
-    if many.is_sqlite:
-        assert found.count("(campaign_id,id)>(?,?)") == found.count("(campaign_id,id)<(?,?)") == 1
-    else:
-        (condition,) = re.findall("Index Cond: .*", found)
-        assert condition.count("ROW(campaign_id, ") == 2
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [{}, {"webhook": ["orders"]}, {"type": ["open"]}, {"webhook": ["orders"], "type": ["open"]}, {"test": [False]}],
-)
-def test_a_broad_filter_walks_along_an_index_and_sorts_nothing(many, asked):
-    told = plan(many, EventQuery(**asked))
-
-    assert "TEMP B-TREE" not in told
-    assert "Sort" not in told
-    assert "sqlite_autoindex_events_1" in told or "ix_events_webhook_type" in told or "uq_events_id" in told
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"webhook": ["jethook"]},
-        {"type": ["jethook.sink.opened"]},
-        {"type": ["jethook.sink.opened", "jethook.sink.recovered"]},
-    ],
-)
-def test_operator_events_are_few_among_many_and_found_by_their_index(many, asked):
-    # Sorted where several types are asked for: there are few.
-    assert "ix_events_webhook_type" in plan(many, EventQuery(**asked))
-
-
-def test_a_time_is_a_range_of_ids(many):
-    told = plan(many, EventQuery(after=[rfc3339(NOON)], before=[rfc3339(NOON + timedelta(minutes=1))]))
-
-    assert "uq_events_id" in told or "autoindex" in told
-    assert "Seq Scan" not in told

@@ -1,0 +1,106 @@
+"""What the ledger says and what the tables hold, counted by slot in one walk over an index each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from app import ledger
+from app.ledger import SLOT_DIGITS, THE_EVENTS, Line
+from app.models import Delivery, DeliveryState, Event, LedgerEntry
+
+_events: sa.Table = Event.__table__  # type: ignore[attr-defined]
+_deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
+_ledger: sa.Table = LedgerEntry.__table__  # type: ignore[attr-defined]
+
+# A delivery in a state that there is none of is not owed and not settled: it counts as missing.
+_known = _deliveries.c.state.in_([state.value for state in DeliveryState])
+MOST_NAMED = 10  # ids named for one difference
+MOST_ORPHANS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Whole slots: `first` and those after it, up to and without `end`; None is open."""
+
+    first: str | None = None
+    end: str | None = None
+
+    def within(self, column: sa.ColumnElement[str]) -> list[sa.ColumnElement[bool]]:
+        """Of a slot, or of an id: an id sorts after its own head and before the next one."""
+        low = [] if self.first is None else [column >= self.first]
+        return low if self.end is None else [*low, column < self.end]
+
+
+@dataclass(slots=True)
+class Account:
+    """One line of the ledger beside what is there: `states` of deliveries, or `{"stored": n}` of events."""
+
+    made: int = 0
+    erased: int = 0
+    expired: int = 0
+    states: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def there(self) -> int:
+        return sum(self.states.values())
+
+    @property
+    def missing(self) -> int:
+        """Below zero: more are there than were ever made."""
+        return self.made - self.erased - self.expired - self.there
+
+
+def accounts(connection: Connection, wanted: Range) -> dict[Line, Account]:
+    """(slot, webhook, sink) -> its account; the sink is `THE_EVENTS` in lines of events."""
+    found: dict[Line, Account] = {}
+    for slot, webhook, sink, made, erased, expired in connection.execute(_ledger_sums(wanted)):
+        found[slot, webhook, sink] = Account(int(made), int(erased), int(expired))
+    for slot, webhook, number in connection.execute(_stored(wanted)):
+        found.setdefault((slot, webhook, THE_EVENTS), Account()).states = {"stored": int(number)}
+    for slot, webhook, sink, state, number in connection.execute(_owed(wanted)):
+        found.setdefault((slot, webhook, sink), Account()).states[state] = int(number)
+    return found
+
+
+def _ledger_sums(wanted: Range) -> sa.Select[Any]:
+    keys = (_ledger.c.slot, _ledger.c.webhook, _ledger.c.sink)
+    sums = [sa.func.sum(_ledger.c[entry]) for entry in ledger.Entry]
+    return sa.select(*keys, *sums).where(*wanted.within(_ledger.c.slot)).group_by(*keys)
+
+
+def _stored(wanted: Range) -> sa.Select[Any]:
+    slot = sa.func.substr(_events.c.id, 1, SLOT_DIGITS)
+    keys = (slot, _events.c.webhook)
+    return sa.select(*keys, sa.func.count()).where(*wanted.within(_events.c.id)).group_by(*keys)
+
+
+def _owed(wanted: Range) -> sa.Select[Any]:
+    slot = sa.func.substr(_deliveries.c.event_id, 1, SLOT_DIGITS)
+    keys = (slot, _deliveries.c.webhook, _deliveries.c.sink, _deliveries.c.state)
+    return sa.select(*keys, sa.func.count()).where(*wanted.within(_deliveries.c.event_id), _known).group_by(*keys)
+
+
+# --- names for a difference ------------------------------------------------------------------------------------------
+
+
+def orphans(connection: Connection, wanted: Range) -> list[tuple[str, str, str]]:
+    """(event's id, webhook, sink) of deliveries whose event is not there; not more than can be named."""
+    gone = sa.not_(sa.exists().where(_events.c.id == _deliveries.c.event_id))
+    columns = (_deliveries.c.event_id, _deliveries.c.webhook, _deliveries.c.sink)
+    statement = sa.select(*columns).where(*wanted.within(_deliveries.c.event_id), gone)
+    found = connection.execute(statement.order_by(_deliveries.c.event_id).limit(MOST_ORPHANS))
+    return [(event_id, webhook, sink) for event_id, webhook, sink in found]
+
+
+def without_delivery(connection: Connection, slot: str, webhook: str, sink: str) -> Sequence[str]:
+    """Events of the slot that owe the sink nothing: among them are those that lost their delivery."""
+    owes = sa.exists().where(_deliveries.c.event_id == _events.c.id, _deliveries.c.sink == sink, _known)
+    here = Range(slot, ledger.next_slot(slot)).within(_events.c.id)
+    mine = (_events.c.webhook == webhook, _events.c.test == sa.false(), sa.not_(owes))
+    statement = sa.select(_events.c.id).where(*here, *mine).order_by(_events.c.id).limit(MOST_NAMED)
+    return connection.execute(statement).scalars().all()

@@ -1,0 +1,68 @@
+"""The first page: what needs a person, whether events flow, and how each webhook and sink is.
+
+It costs the same however much is stored: figures come from counters and rollups, lists are short, counts are bounded.
+"""
+
+# Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from app.clock import utc_now
+from app.dashboard.attention import notices
+from app.dashboard.chart import SPANS, live_chart
+from app.dashboard.desk import Desk
+from app.dashboard.figures import figures
+from app.dashboard.sessions import Session
+from app.filters import EventQuery, QuarantineQuery
+from app.query import queries
+from app.registration.queries import CallbackState
+from app.registration.shapes import CallbackModel
+from app.views import event_view
+
+MOST_COUNTED = 10_000  # of a sink's deliveries; more are shown as "10,000+"
+NEWEST = 8
+SILENT = timedelta(days=1)
+
+
+def add_routes(router: APIRouter, desk: Desk) -> None:
+    @router.get("/")
+    def overview(
+        request: Request, session: Annotated[Session, Depends(desk.access.viewer)], span: str = "live"
+    ) -> Response:
+        return desk.pages.answer(
+            request, "overview.html", session, **overview_values(desk, span if span in SPANS else "live")
+        )
+
+
+def overview_values(desk: Desk, span: str) -> dict[str, Any]:
+    now = utc_now()
+    sinks = desk.sinks.list_all(most=MOST_COUNTED).data
+    webhooks = desk.list_webhooks()
+    with desk.database.reading() as connection:
+        newest = queries.list_events(connection, EventQuery(limit=NEWEST), None)
+        quarantine = queries.list_quarantine(connection, QuarantineQuery(limit=1), None)
+    return {
+        "notices": notices(desk.settings, sinks, webhooks, bool(quarantine.rows)),
+        "sinks": sinks,
+        "sink_rates": desk.pulse.deliveries_per_second(),
+        "most_counted": MOST_COUNTED,
+        "webhooks": [(webhook, {c.type: (c, health_of(c, now)) for c in webhook.callbacks if not c.backup})
+                     for webhook in webhooks],
+        "chart": live_chart(desk.pulse, span),
+        "tabs": {name: told[0] for name, told in SPANS.items()},
+        "span": span,
+        "rate": sum(desk.pulse.counts(60).values()) / 60,
+        "figures": figures(desk.pulse.counts(3600)),
+        "events": [event_view(row, include_raw=False) for row in newest.rows],
+        "last_event_at": max((row["received_at"] for row in newest.rows), default=None),
+    }  # fmt: skip
+
+
+def health_of(callback: CallbackModel, now: datetime) -> str:
+    """One word for a callback; `silent` is one that is well and has brought nothing for a day."""
+    if callback.state is CallbackState.OK:
+        heard = callback.last_event_at
+        return "ok" if heard is not None and now - heard < SILENT else "silent"
+    return callback.state.value

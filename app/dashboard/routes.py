@@ -1,0 +1,36 @@
+"""The dashboard's routes: `GET /` and everything under `/dashboard/`. Not part of the API, so not in its document."""
+
+# Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
+from fastapi import APIRouter, Request, Response
+
+from app.dashboard import (
+    event_pages,
+    message_pages,
+    overview,
+    quarantine_pages,
+    recipient_pages,
+    replay_pages,
+    sign_in,
+    sink_pages,
+    webhook_pages,
+)
+from app.dashboard.assets import PREFIX, Assets
+from app.dashboard.desk import Desk
+from app.dashboard.pages import page_route
+
+PAGES = (
+    sign_in, overview, event_pages, message_pages, recipient_pages, sink_pages, replay_pages,
+    webhook_pages, quarantine_pages,
+)  # fmt: skip
+
+
+def build_router(desk: Desk, assets: Assets) -> APIRouter:
+    router = APIRouter(route_class=page_route(desk.pages), include_in_schema=False)
+
+    @router.get(PREFIX + "{name:path}")
+    async def static(request: Request, name: str) -> Response:
+        return assets.answer(request, name)
+
+    for pages in PAGES:
+        pages.add_routes(router, desk)
+    return router

@@ -1,0 +1,173 @@
+"""How many different recipients and messages the rows of an answer are about.
+
+Looking at every event of a range is exact, and takes a microsecond or two for each. Of long ranges a sample of the
+recipients is looked at, with everything about them: the levels of `rollups.cells.member_of`. What was looked at once
+need not be again while the range stays as it was, as nearly every day does once it is over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import Connection
+
+from app.rollups.cells import HOURS_OF_A_DAY, TOP_LEVEL, Fact, Unit, View, digest_of, level_of
+from app.rollups.store import Progress, cells, counts, members
+from app.stats.answering import RowKey, Rows, key_of
+from app.stats.asking import Question, spans_of
+from app.stats.statements import Parts, between, cell_conditions, grouped, of_levels, parted, total
+
+EXACT = 60_000  # events in a range up to which recipients and messages are told apart one by one;
+SAMPLE = 8_000  # of more, so many at least
+WORTH_REMEMBERING = 5_000  # events looked at
+
+Found = Mapping[RowKey, tuple[int, int]]
+"""Row -> (recipients, messages)."""
+
+
+class Remembered:
+    """The last results, each of a question about a range in a certain state. One for the process, for any thread."""
+
+    MOST = 500
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: OrderedDict[tuple[Any, ...], Found] = OrderedDict()
+
+    def get(self, key: tuple[Any, ...]) -> Found | None:
+        with self._lock:
+            found = self._found.get(key)
+            if found is not None:
+                self._found.move_to_end(key)
+            return found
+
+    def put(self, key: tuple[Any, ...], found: Found) -> None:
+        with self._lock:
+            self._found[key] = found
+            while len(self._found) > self.MOST:
+                self._found.popitem(last=False)
+
+
+def count_uniques(
+    connection: Connection, question: Question, hours: tuple[int, int], rows: Rows, loose: Sequence[Fact],
+    progress: Progress, remembered: Remembered | None = None,
+) -> float:  # fmt: skip
+    """Fills in `rows`; the share of recipients that were looked at. `loose` are events that no counts hold yet."""
+    if not rows:
+        return 1.0
+    hours = _hull(connection, question, hours, rows)
+    events = sum(total(connection, span) for span in spans_of(*hours, None))
+    lowest = lowest_level(events)
+    sample: float = 1 / (1 << lowest)
+    key = (_asked(question), hours, events, progress.changes, progress.key)
+    keep = remembered if not loose and events * sample >= WORTH_REMEMBERING else None
+    found = None if keep is None else keep.get(key)
+    if found is None:
+        found = _look(connection, question, hours, lowest, loose, progress)
+        if keep is not None:
+            keep.put(key, found)
+    for row_key, (recipients, messages) in found.items():
+        row = rows[row_key]
+        # A guess must not say more than the counts do.
+        row.recipients, row.messages = min(recipients << lowest, row.total), min(messages << lowest, row.total)
+    return sample
+
+
+def lowest_level(events: int) -> int:
+    """0 where everything can be looked at."""
+    if events <= EXACT:
+        return 0
+    return min((events // SAMPLE).bit_length() - 1, TOP_LEVEL)
+
+
+def _asked(question: Question) -> tuple[Any, ...]:
+    filters = question.filters.model_copy(update={"after": [], "before": []}).normalised()
+    return (
+        tuple(sorted((name, tuple(values)) for name, values in filters.items())),
+        question.group_by,
+        question.interval,
+    )
+
+
+def _hull(connection: Connection, question: Question, hours: tuple[int, int], rows: Rows) -> tuple[int, int]:
+    """The part of the range in which anything was found."""
+    if question.interval is None:
+        place = (counts.c.view == int(View.TOTAL), counts.c.unit == int(Unit.HOUR))
+        first, last = (
+            connection.execute(sa.select(counts.c.start).where(*place).order_by(order).limit(1)).scalar() or 0
+            for order in (counts.c.start, counts.c.start.desc())
+        )
+        return max(hours[0], first), min(hours[1], last + 1)
+    length = 1 if question.interval == "hour" else HOURS_OF_A_DAY
+    buckets = [key[0] for key in rows]
+    return max(hours[0], min(buckets) * length), min(hours[1], (max(buckets) + 1) * length)
+
+
+def _look(
+    connection: Connection, question: Question, hours: tuple[int, int], lowest: int, loose: Sequence[Fact],
+    progress: Progress,
+) -> Found:  # fmt: skip
+    looked_at = [fact for fact in loose if _level(fact, progress.key) >= lowest]
+    if not looked_at:
+        rows = connection.execute(counted_statement(question, hours, lowest))
+    else:
+        rest = orjson.dumps([_loose_member(fact, question, progress.key) for fact in looked_at])
+        statement = unique_statement(connection.dialect.name, question, hours, lowest)
+        rows = connection.execute(statement, {"loose": rest.decode()})
+    return {tuple(row[:-2]): (row[-2], row[-1]) for row in rows}
+
+
+def counted_statement(question: Question, hours: tuple[int, int], lowest: int) -> sa.Select[Any]:
+    """Different recipients and messages by row, of counted events: three times as fast as with others beside them."""
+    wanted = _members(question, hours, lowest)
+    keys = grouped(question, members.c.hour, Unit.HOUR)
+    return wanted.with_only_columns(*keys, *_different(members.c)).group_by(*parted(question, keys))
+
+
+def unique_statement(dialect: str, question: Question, hours: tuple[int, int], lowest: int) -> sa.Select[Any]:
+    """The same of counted events and of those in the parameter `loose`."""
+    keys = grouped(question, members.c.hour, Unit.HOUR)
+    named = [key.label(f"k{number}") for number, key in enumerate(keys)]
+    counted = _members(question, hours, lowest).with_only_columns(*named, members.c.recipient, members.c.message)
+    both = sa.union_all(counted, _loose_rows(dialect, len(keys))).subquery()
+    alike = [both.c[f"k{number}"] for number in range(len(keys))]
+    return sa.select(*alike, *_different(both.c)).group_by(*alike)
+
+
+def _members(question: Question, hours: tuple[int, int], lowest: int) -> sa.Select[Any]:
+    joined = sa.select(members.c.seq).select_from(members.join(cells, cells.c.id == members.c.cell))
+    return joined.where(*of_levels(lowest), *between(hours), *cell_conditions(question.filters))
+
+
+def _different(columns: sa.ColumnCollection[str, Any]) -> Parts:
+    return [sa.func.count(sa.distinct(sa.func.nullif(columns[name], 0))) for name in ("recipient", "message")]
+
+
+def _loose_rows(dialect: str, keys: int) -> sa.Select[Any]:
+    """The rows of the JSON text in the parameter `loose`: the keys, the recipient's and the message's digest."""
+    text = sa.bindparam("loose", type_=sa.Text())
+    part: Callable[[int], sa.ColumnElement[Any]]
+    if dialect == "sqlite":
+        each = sa.func.json_each(text).table_valued("value")
+        part = lambda at: sa.func.json_extract(each.c.value, f"$[{at}]")  # noqa: E731
+    else:
+        each = sa.func.jsonb_array_elements(sa.cast(text, JSONB)).table_valued("value")
+        part = lambda at: each.c.value.op("->>")(sa.literal_column(str(at)))  # noqa: E731
+    numbers = {0, keys, keys + 1}
+    return sa.select(
+        *(sa.cast(part(at), sa.BigInteger) if at in numbers else part(at) for at in range(keys + 2))
+    ).select_from(each)
+
+
+def _loose_member(fact: Fact, question: Question, key: bytes) -> list[Any]:
+    return [*key_of(fact, question), digest_of(fact.email, key), digest_of(fact.message_id, key)]
+
+
+def _level(fact: Fact, key: bytes) -> int:
+    return level_of(digest_of(fact.email, key) or digest_of(fact.message_id, key))

@@ -1,0 +1,319 @@
+"""What the pages say and do, without a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.main import Service
+from tests.dashboard.conftest import press
+from tests.factories import make_attempt, make_delivery, make_event, make_quarantined
+
+HOSTILE = "<script>alert(1)</script>'\"><img src=x onerror=alert(2)>{{7*7}}</textarea><!--"
+PAGE_HEADERS = {
+    "x-content-type-options": "nosniff", "x-frame-options": "DENY", "referrer-policy": "same-origin",
+    "cache-control": "no-store",
+}  # fmt: skip
+
+
+class Found(HTMLParser):
+    """Elements that run or style something, and attributes that do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bad: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "style" or (tag == "script" and not (given.get("src") or "").startswith("/dashboard/static/")):
+            self.bad.append(tag)
+        if tag in ("iframe", "object", "embed", "base") or (tag == "img"):
+            self.bad.append(tag)
+        self.bad += [name for name, value in attrs if name.startswith("on") or name == "style"
+                     or (value or "").strip().lower().startswith("javascript:")]  # fmt: skip
+
+
+def assert_nothing_runs(html: str) -> None:
+    found = Found()
+    found.feed(html)
+    assert found.bad == []
+
+
+def get(client: TestClient, path: str, status: int = 200) -> str:
+    answer = client.get(path)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert_nothing_runs(answer.text)
+    return answer.text
+
+
+@pytest.fixture
+def hostile(service: Service) -> dict[str, Any]:
+    """An event whose every text is an attack, delivered in vain with an answer that is one."""
+    raw = {"event": HOSTILE, "time": 1, "email": HOSTILE, "url": "javascript:alert(1)", "agent": HOSTILE,
+           "Payload": HOSTILE, HOSTILE: HOSTILE}  # fmt: skip
+    names = ("type", "email", "message_id", "message_guid", "campaign_id", "custom_campaign", "custom_id", "contact_id",
+             "list_id", "reason")  # fmt: skip
+    event = make_event(service.database, raw=json.dumps(raw), **dict.fromkeys(names, HOSTILE))
+    delivery = make_delivery(service.database, event, state="dead", last_error=HOSTILE, settled_at=event["received_at"])
+    make_attempt(service.database, delivery, status=500, outcome="http_5xx", response_excerpt=HOSTILE, error=HOSTILE)
+    return event
+
+
+def test_every_page_has_headers_that_let_nothing_else_run(person: TestClient):
+    for path in ("/", "/dashboard/events", "/dashboard/sign-in", "/dashboard/nothing", "/dashboard/events/nothing"):
+        headers = person.get(path, follow_redirects=True).headers
+        if path == "/dashboard/nothing":
+            assert headers["content-type"] == "application/problem+json"
+            continue
+        policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
+        assert policy["default-src"] == "'none'"
+        assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == policy["form-action"] == "'self'"
+        assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+        assert {name: headers[name] for name in PAGE_HEADERS} == PAGE_HEADERS
+
+
+def test_hostile_events_are_text_on_every_page(person: TestClient, hostile: dict[str, Any], service: Service):
+    entry = make_quarantined(service.database, body=HOSTILE.encode(), reason=HOSTILE, webhook="orders")
+    email = quote(HOSTILE)
+    paths = (
+        f"/dashboard/recipients?email={email}", "/", "/dashboard/events", f"/dashboard/events/{hostile['id']}",
+        "/dashboard/sinks/crm", "/dashboard/quarantine", f"/dashboard/quarantine/{entry['id']}",
+    )  # fmt: skip
+    pages = [get(person, path) for path in paths]
+    message = person.get("/dashboard/messages", params={"id": HOSTILE})
+    assert message.status_code == 200
+    assert_nothing_runs(message.text)
+    assert all(
+        "<script>alert" not in page and "<img" not in page and ">49<" not in page for page in [*pages, message.text]
+    )
+    assert HOSTILE in unescape(pages[2])
+
+
+def test_hostile_filters_come_back_as_text(person: TestClient):
+    answer = person.get("/dashboard/events", params={"email": HOSTILE, "after": HOSTILE, HOSTILE: HOSTILE})
+
+    assert answer.status_code == 422
+    assert_nothing_runs(answer.text)
+    assert HOSTILE in unescape(answer.text)
+
+
+def test_the_filters_of_rest_are_those_of_the_address(person: TestClient, service: Service):
+    for number in range(3):
+        make_event(service.database, email=f"a{number}@example.com", type="bounce" if number else "open")
+
+    for query in ("type=bounce", "type=bounce&type=open&email=a1@example.com", "email=A@example.com",
+                  "order=asc&limit=2", "webhook=orders&after=2020-01-01T00:00:00Z&outcome=opened"):  # fmt: skip
+        page = get(person, f"/dashboard/events?{query}")
+        rest = person.get(f"/v1/events?{query}", headers={"authorization": "Bearer read-key-1"}).json()
+        assert re.findall(r'href="/dashboard/events/([0-9a-f-]{36})"', page) == [event["id"] for event in rest["data"]]
+        following = re.search(r'rel="next" href="([^"]+)"', page)
+        assert (following is not None) == rest["has_more"]
+        if following:
+            assert f"cursor={rest['next_cursor']}" in unescape(following[1])
+            get(person, unescape(following[1]))
+
+
+def test_blank_fields_of_the_form_are_no_filters(person: TestClient, service: Service):
+    event = make_event(service.database)
+
+    page = get(person, "/dashboard/events?email=&type=&message_id=%20&after=&before=&order=")
+
+    assert event["id"] in page
+
+
+@pytest.mark.parametrize(
+    "query", ["after=yesterday", "nonsense=1", "limit=0", "outcome=fine", "cursor=broken", "permanent=perhaps"]
+)
+def test_filters_that_do_not_fit_are_told_on_the_page(person: TestClient, query: str):
+    answer = person.get(f"/dashboard/events?{query}")
+
+    assert answer.status_code in (400, 422)
+    assert_nothing_runs(answer.text)
+    assert "<h1>" in answer.text
+
+
+def test_an_event_shows_every_digit_and_every_attempt(person: TestClient, service: Service):
+    raw = '{"event":"open","time":1777802400,"MessageID":1152921526816354817,"score":1.100,"big":12345678901234567890}'
+    event = make_event(service.database, raw=raw)
+    delivery = make_delivery(service.database, event, state="dead", attempt_count=2)
+    make_attempt(
+        service.database, delivery, status=503, outcome="http_5xx", response_excerpt="try later", duration_ms=41.7
+    )
+    make_attempt(service.database, delivery, number=2, status=None, outcome="timeout", error="no answer in 15 s")
+
+    page = get(person, f"/dashboard/events/{event['id']}")
+
+    for told in ("1152921526816354817", "1.100", "12345678901234567890", "try later", "42 ms",
+                 "no answer in 15 s", "http://127.0.0.1:9/crm", f"webhook-id: {event['id']}"):  # fmt: skip
+        assert told in page
+
+
+@pytest.mark.parametrize("path", [
+    "/dashboard/events/nothing", "/dashboard/messages?id=nothing", "/dashboard/messages?id=%00",
+    "/dashboard/sinks/none", "/dashboard/webhooks/none", "/dashboard/quarantine/none", "/dashboard/replays/none",
+])  # fmt: skip
+def test_what_is_not_there_is_a_page_that_says_so(person: TestClient, path: str):
+    assert "To the overview" in get(person, path, 404)
+
+
+def test_a_read_key_sees_no_buttons(reader: TestClient, hostile: dict[str, Any]):
+    for path in (
+        "/",
+        "/dashboard/sinks",
+        "/dashboard/sinks/crm",
+        "/dashboard/webhooks/orders",
+        f"/dashboard/events/{hostile['id']}",
+    ):
+        page = get(reader, path)
+        assert re.findall(r'method="post" action="([^"]+)"', page) == ["/dashboard/log-out"]
+
+
+def test_pause_and_resume_say_what_they_did_once(person: TestClient):
+    answer = press(person, "/dashboard/sinks/crm/pause")
+    shown, again = get(person, answer.headers["location"]), get(person, answer.headers["location"])
+
+    assert "crm is paused: its deliveries wait." in shown
+    assert "crm is paused: its deliveries wait." not in again
+    assert "Sink crm is paused" in get(person, "/")
+    press(person, "/dashboard/sinks/crm/resume")
+    assert "Sink crm is paused" not in get(person, "/")
+
+
+def test_what_needs_a_person_comes_first_with_its_button(person: TestClient, service: Service):
+    make_delivery(service.database, state="dead")
+    make_quarantined(service.database)
+
+    page = get(person, "/")
+
+    assert (
+        page.index("Sink crm: 1 dead delivery") < page.index("Something could not be read") < page.index('id="chart"')
+    )
+    assert 'action="/dashboard/sinks/crm/retry-dead"' in page
+    assert "Next step: Mailjet&#39;s keys" in page
+    assert "MJ_APIKEY_PUBLIC=" in page
+
+
+def test_a_replay_is_counted_before_it_is_started(person: TestClient, service: Service):
+    for _ in range(3):
+        make_event(service.database, type="bounce")
+    make_event(service.database, type="open")
+    press(person, "/dashboard/sinks/crm/pause")
+
+    counted = press(
+        person, "/dashboard/sinks/crm/replay", **{"filter.type": "bounce", "filter.email": "", "step": "count"}
+    )
+    assert "<b>3</b> deliveries would be sent to crm" in counted.text
+    assert get(person, "/dashboard/replays").count("/dashboard/replays/") == 0
+    started = press(person, "/dashboard/sinks/crm/replay", **{"filter.type": "bounce", "rate": "5", "step": "start"})
+    page = get(person, started.headers["location"])
+
+    assert "of 3</p>" in page
+    assert "type: bounce" in page
+    press(person, started.headers["location"] + "/cancel")
+    assert "cancelled" in get(person, started.headers["location"])
+
+
+@pytest.mark.parametrize(
+    "fields", [{"filter.after": "soon"}, {"rate": "fast"}, {"rate": "-1"}, {"filter.nonsense": "1"}]
+)
+def test_a_replay_that_does_not_fit_is_told_in_its_form(person: TestClient, fields: dict[str, str]):
+    answer = press(person, "/dashboard/sinks/crm/replay", step="start", **fields)
+
+    assert answer.status_code == 422
+    assert 'role="alert"' in answer.text
+
+
+def test_an_entry_is_read_again_stays_where_it_cannot_be_and_is_deleted(person: TestClient, service: Service):
+    readable = make_quarantined(
+        service.database, body=b'{"event":"open","time":1777802400,"MessageID":7,"email":"a@example.com"}'
+    )
+    broken = make_quarantined(service.database, body=b"\xff\x00broken")
+    assert "ff 00 62 72" in get(person, f"/dashboard/quarantine/{broken['id']}")
+
+    press(person, f"/dashboard/quarantine/{readable['id']}/reprocess")
+    assert "1 stored, 0 known before" in get(person, "/dashboard/quarantine")
+    stays = press(person, f"/dashboard/quarantine/{broken['id']}/reprocess")
+    assert "It stays: still not an event" in get(person, stays.headers["location"])
+    press(person, f"/dashboard/quarantine/{broken['id']}/delete")
+    assert "It is empty" in get(person, "/dashboard/quarantine")
+
+
+def test_a_person_suppresses_an_address_and_lifts_it_again_with_a_reason(person: TestClient):
+    path = "/dashboard/recipients?email=a%40example.com"
+    assert "never seen" in get(person, path)
+
+    press(person, "/dashboard/recipients/suppress", email="a@EXAMPLE.com", comment="asked by telephone")
+    page = get(person, path)
+    assert "do not mail" in page
+    assert "asked by telephone" in page
+    assert ">a@example.com</a>" in get(person, "/dashboard/recipients?reason=manual")
+    assert ">a@example.com</a>" not in get(person, "/dashboard/recipients?reason=complaint")
+    assert press(person, "/dashboard/recipients/lift", email="a@example.com").status_code == 422
+    press(person, "/dashboard/recipients/lift", email="a@example.com", comment="asked again")
+    page = get(person, path)
+    assert "1 lifted" in page
+    assert "Nothing is in force" in page
+
+
+def test_a_delivery_is_tried_again_or_given_up(person: TestClient, service: Service):
+    press(person, "/dashboard/sinks/crm/pause")
+    delivery = make_delivery(service.database, state="dead")
+    path = f"/dashboard/deliveries/{delivery['event_id']}.crm"
+
+    press(person, f"{path}/retry")
+    assert "pending" in get(person, f"/dashboard/events/{delivery['event_id']}")
+    press(person, f"{path}/cancel")
+    assert "cancelled" in get(person, f"/dashboard/events/{delivery['event_id']}")
+
+
+def test_registration_that_is_off_says_which_setting_is_missing(person: TestClient):
+    planned = press(person, "/dashboard/webhooks/orders/plan")
+
+    assert planned.status_code == 200
+    assert "MJ_APIKEY_PUBLIC" in planned.text
+
+
+def test_static_files_are_kept_by_browsers_and_nothing_else_is_served(anybody: TestClient):
+    page = anybody.get("/dashboard/sign-in").text
+    addresses = set(re.findall(r'(?:src|href)="(/dashboard/static/[^"]+)"', page))
+
+    assert len(addresses) >= 4
+    for address in addresses:
+        answer = anybody.get(address)
+        assert answer.status_code == 200
+        assert "immutable" in answer.headers["cache-control"]
+    for path in ("../routes.py", "%2e%2e/routes.py", "vendor/htmx-2.0.11.LICENSE", "nothing.js"):
+        assert anybody.get(f"/dashboard/static/{path}").status_code == 404
+
+
+def test_the_theme_that_was_chosen_is_in_the_first_byte(anybody: TestClient):
+    anybody.cookies.set("jethook_theme", "dark")
+    assert 'data-theme="dark"' in anybody.get("/dashboard/sign-in").text
+    anybody.cookies.set("jethook_theme", '"><script>')
+    assert "data-theme=" not in anybody.get("/dashboard/sign-in").text
+
+
+def test_the_whole_overview_is_small(person: TestClient, service: Service):
+    for _ in range(20):
+        make_event(service.database)
+    page = person.get("/")
+    addresses = re.findall(r'(?:src|href)="(/dashboard/static/[^"]+)"', page.text)
+
+    plain = len(page.content) + sum(
+        len(person.get(address, headers={"accept-encoding": "identity"}).content) for address in addresses
+    )
+    assert plain < 200_000
+
+
+def test_a_form_in_another_shape_is_refused(person: TestClient):
+    assert person.post("/dashboard/sinks/crm/pause", json={"csrf": "x"}).status_code == 400
+    assert person.post("/dashboard/sign-in", content="&".join(f"a{n}=1" for n in range(600)),
+                       headers={"content-type": "application/x-www-form-urlencoded"}).status_code == 400  # fmt: skip

@@ -1,0 +1,82 @@
+"""Every statement of the statistics goes by an index, on both databases."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from app.db import Database
+from app.models import Event, StatCell, StatCount, StatMember
+from app.rollups.cells import Unit, View
+from app.rollups.fold import fold_slice, related_statement, slice_statement
+from app.rollups.store import KnownCells
+from app.stats.asking import Span, StatsQuery, question_of
+from app.stats.queries import (
+    counted_statement,
+    direct_statement,
+    edge_statement,
+    tail_end_statement,
+    tail_statement,
+    whole_statement,
+)
+from app.stats.uniques import unique_statement
+from tests.factories import insert
+from tests.stats.model import START, random_event
+
+TABLES = "events|stat_counts|stat_members"
+HOURS = (493_800, 493_830)
+EDGE = (int(START.timestamp()) * 10**6 + 5, int(START.timestamp()) * 10**6 + 10**9)
+STATEMENTS = {
+    "counts of hours": lambda q, d: counted_statement(q, View.TOTAL, Span(Unit.HOUR, *HOURS)),
+    "counts of days": lambda q, d: counted_statement(q, View.DOMAIN, Span(Unit.DAY, 20_575, 20_580)),
+    "single events": lambda q, d: whole_statement(q, HOURS),
+    "uniques": lambda q, d: unique_statement(d, q, HOURS, 0),
+    "a sample": lambda q, d: unique_statement(d, q, HOURS, 4),
+    "the end of the tail": lambda q, d: tail_end_statement(2900),
+    "the tail": lambda q, d: tail_statement(q.filters, 2900, 2950),
+    "an edge": lambda q, d: edge_statement(q.filters, EDGE, 3000),
+    "a slice": lambda q, d: slice_statement(2000, 2500, 500),
+    "a message": lambda q, d: related_statement(["7", "8"]),
+}
+
+
+@pytest.fixture
+def counted(database: Database) -> Database:
+    rng = random.Random(1)
+    insert(database, Event, [random_event(rng) | {"message_id": str(n)} for n in range(3000)])
+    database.write(lambda c: fold_slice(c, 3000, KnownCells(), most=10_000))
+    if not database.is_sqlite:
+        for table in (Event, StatCell, StatCount, StatMember):
+            name = table.__tablename__
+            database.write(lambda c, name=name: c.execute(sa.text(f"ANALYZE {name}")))
+    return database
+
+
+def plan(database: Database, statement: sa.Select[Any]) -> str:
+    bound = statement.params(loose="[]") if "loose" in statement.compile().params else statement
+    text = bound.compile(dialect=database.reader.dialect, compile_kwargs={"literal_binds": True})
+    explain = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
+    with database.reading() as connection:
+        if not database.is_sqlite:
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # 3000 rows are read sooner than an index
+        return "\n".join(str(row) for row in connection.exec_driver_sql(f"{explain} {text}"))
+
+
+@pytest.mark.parametrize("filters", [{"group_by": ["webhook"]}, {"type": ["open"], "campaign_id": ["7"]}])
+def test_no_table_of_events_or_counts_is_read_from_end_to_end(counted, filters):
+    question = question_of(StatsQuery(**filters))
+    for name, make in STATEMENTS.items():
+        told = plan(counted, make(question, counted.reader.dialect.name))
+
+        assert not re.search(rf"(SCAN|Seq Scan on) ({TABLES})", told), (name, told)
+
+
+@pytest.mark.parametrize("name", ["email", "message_id", "message_guid", "custom_id", "campaign_id"])
+def test_filters_that_only_an_index_serves_go_by_it(counted, name):
+    question = question_of(StatsQuery(**{name: ["7"], "contact_id": ["1"]}))
+
+    assert f"ix_events_{name}" in plan(counted, direct_statement(question))
