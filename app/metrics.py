@@ -14,6 +14,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from app import __version__
+from app.mailjet.operations import OPERATIONS
 from app.mailjet.vocabulary import EVENT_TYPES
 from app.models import AttemptOutcome
 
@@ -114,6 +115,7 @@ class Metrics:
         )  # fmt: skip
         self._children: dict[tuple[object, ...], Any] = {}
         Info("jethook_build", "The release that runs", registry=r).info({"version": __version__})
+        self._make_calls_present()
         self._make_present(list(webhooks), list(sinks))
         self._make_feed_present()
 
@@ -154,9 +156,6 @@ class Metrics:
     def _make_present(self, webhooks: list[str], sinks: list[str]) -> None:
         for code in ("401", "404"):
             self.ingest_requests.labels(UNKNOWN, code)
-        for operation in ("list", "create", "update", "delete"):
-            for code in ("200", "201", "204", "304", "400", "401", "429", "500", "unreachable"):
-                self.mailjet_requests.labels(operation, code)
         for webhook in webhooks:
             for code in ("200", "401", "413", "503"):
                 self.ingest_requests.labels(webhook, code)
@@ -176,6 +175,14 @@ class Metrics:
             self.delivery_duration.labels(sink)
             self.end_to_end.labels(sink)
 
+    def _make_calls_present(self) -> None:
+        for operation in ("list", "create", "update", "delete"):
+            for code in ("200", "201", "204", "304", "400", "401", "429", "500", "unreachable"):
+                self.mailjet_requests.labels(operation, code)
+        for operation in OPERATIONS:
+            self.mailjet_requests.labels(operation, "200")
+            self.mailjet_requests.labels(operation, "unreachable")
+
     def _make_feed_present(self) -> None:
         for kind in FEED_CLIENTS:
             self.feed_clients.labels(kind)
@@ -190,6 +197,9 @@ class Metrics:
             self.retention_deleted.labels(kind).inc(number)
         self.retention_success.set(now)
         self.oldest_event.set(now if oldest is None else oldest)
+
+    def mailjet_answered(self, operation: str, code: str) -> None:
+        self._child(self.mailjet_requests, operation, code).inc()
 
     def connection_counter(self, sink: str) -> Callable[[bool], None]:
         """For one sink; told of each connection that a request got, and whether it was used before."""

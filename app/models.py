@@ -471,6 +471,78 @@ class ReplacedCallback(SQLModel, table=True):
     replaced_at: datetime = Field(sa_type=UTCDateTime)
 
 
+class SubscriptionState(StrEnum):
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class SubscriptionJob(SQLModel, table=True):
+    """Many contacts put on a list at Mailjet, or taken off it: goes on after a restart from what is settled."""
+
+    __tablename__ = "subscription_jobs"
+
+    id: str = Field(sa_type=IdText, primary_key=True)
+    connection: str = Field(sa_type=_text(63))
+    list_id: str = Field(sa_type=_text(20))
+    action: str = Field(sa_type=_text(16))
+    contacts: str = Field(sa_type=_text())  # JSON as Mailjet takes it; emptied when the job has ended
+    state: SubscriptionState = Field(sa_type=_text(16))
+    count: int
+    done: int = Field(default=0)
+    failed: int = Field(default=0)
+    mailjet_job: str | None = Field(default=None, sa_type=_text(20))  # Mailjet's job for the part under way
+    error: str | None = Field(default=None, sa_type=_text())
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class Send(SQLModel, table=True):
+    """A request to send messages, known by its Idempotency-Key: what became of each, but not what they say.
+
+    While `lease_until` is ahead, `owner` works on it.
+    """
+
+    __tablename__ = "sends"
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("connection", "key"),
+        sa.Index("ix_sends_created_at", "created_at"),
+    )
+
+    connection: str = Field(sa_type=_text(63))
+    key: str = Field(sa_type=_text(255))
+    fingerprint: str = Field(sa_type=_text(64))
+    messages: str = Field(sa_type=_text())  # JSON: see `app.connector.ledger`
+    finished: bool = Field(default=False)
+    owner: str = Field(sa_type=_text(64))
+    lease_until: datetime = Field(sa_type=UTCDateTime)
+    created_at: datetime = Field(sa_type=UTCDateTime)
+
+
+class WatchMark(SQLModel, table=True):
+    """How far a watch of contacts is. `scope` is what it watches: of another scope, it begins anew."""
+
+    __tablename__ = "watch_marks"
+
+    watch: str = Field(sa_type=_text(63), primary_key=True)
+    scope: str = Field(sa_type=_text(64))
+    since: int | None = Field(default=None, sa_type=sa.BigInteger)  # contacts created before are nothing new
+    # Where the next look goes on; for new contacts alone, the second (Unix) up to which all were told.
+    offset: int = Field(default=0, sa_type=sa.BigInteger)
+    looked_at: datetime = Field(sa_type=UTCDateTime)
+
+
+class WatchedContact(SQLModel, table=True):
+    """A contact as a watch saw it last."""
+
+    __tablename__ = "watched_contacts"
+    __table_args__ = (sa.PrimaryKeyConstraint("watch", "contact_id"), {"sqlite_with_rowid": False})
+
+    watch: str = Field(sa_type=_text(63))
+    contact_id: str = Field(sa_type=_text(20))
+    signature: str = Field(sa_type=_text(32))
+
+
 class Lease(SQLModel, table=True):
     """Who may do a leader's duty, and until when."""
 

@@ -99,11 +99,11 @@ def migrated_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
         return f"sqlite:///{path}"
     kept: Database = request.getfixturevalue("migrated_postgres")
-    kept.write(_empty)
+    kept.write(empty)
     return kept.writer.url.render_as_string(hide_password=False)
 
 
-def _empty(connection: sa.Connection) -> None:
+def empty(connection: sa.Connection) -> None:
     """DELETE takes 3 ms, TRUNCATE 30; but what many rows leave behind would show in the plans of later tests."""
     connection.execute(sa.text("SET LOCAL lock_timeout = '10s'"))
     there = {name for name in sa.inspect(connection).get_table_names() if not is_partition(name)}
