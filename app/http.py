@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -115,21 +115,26 @@ class RequestIdMiddleware:
 class BodyLimit:
     """Refuses larger bodies before anything reads them, whoever sends them; paths that start with `but` go through.
 
-    A body that tells its length is refused unread; one that does not is cut off at the limit.
+    A body that tells its length is refused unread; one that does not is cut off at the limit. `larger` may allow a
+    request more than `most`: None means that it does not.
     """
 
-    def __init__(self, app: ASGIApp, most: int, but: str) -> None:
+    def __init__(
+        self, app: ASGIApp, most: int, but: str, larger: Callable[[Scope], int | None] = lambda scope: None
+    ) -> None:
         self.app = app
         self._most = most
         self._but = but
+        self._larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith(self._but):
             await self.app(scope, receive, send)
             return
-        too_large = BodyTooLarge(f"a request body holds at most {self._most} bytes")
+        most = self._larger(scope) or self._most
+        too_large = BodyTooLarge(f"a request body holds at most {most} bytes")
         told = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if told.isdigit() and (len(told) > 18 or int(told) > self._most):
+        if told.isdigit() and (len(told) > 18 or int(told) > most):
             await problem_response(Request(scope), too_large)(scope, receive, send)
             return
         size = 0
@@ -138,7 +143,7 @@ class BodyLimit:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self._most:
+            if size > most:
                 raise too_large
             return message
 
@@ -285,7 +290,8 @@ def _clean(text: str) -> str:
 _bearer = HTTPBearer(
     scheme_name="bearer",
     auto_error=False,
-    description="One of `JETHOOK_API_KEYS`; one of `JETHOOK_READ_API_KEYS` where nothing is changed.",
+    description="One of `JETHOOK_API_KEYS`; one of `JETHOOK_READ_API_KEYS` where nothing is changed; for what sends or"
+    " changes at Mailjet one of `JETHOOK_SEND_API_KEYS`, where any are set.",
 )
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
@@ -296,31 +302,56 @@ class ApiKeys:
     Digests are compared, always against every key, so neither a key's length nor its place can be timed.
     """
 
-    def __init__(self, full: Sequence[str], read: Sequence[str]) -> None:
+    def __init__(self, full: Sequence[str], read: Sequence[str], send: Sequence[str] = ()) -> None:
         self._full = _digests(full)
         self._read = _digests(read)
+        self._send = _digests(send)
 
     async def reader(self, credentials: Bearer) -> None:
         """Any key. Raises Unauthorized."""
-        full, read = self._check(credentials)
-        if not (full or read):
+        if not any(self._check(credentials)):
             raise _unauthorized()
 
     async def writer(self, credentials: Bearer) -> None:
-        """A full key. Raises Unauthorized, or Forbidden for a key that may only read."""
-        full, read = self._check(credentials)
+        """A full key. Raises Unauthorized, or Forbidden for a key that may not change things here."""
+        full, *others = self._check(credentials)
         if full:
             return
-        if read:
+        if any(others):
             raise Forbidden("this key may only read")
         raise _unauthorized()
 
-    def _check(self, credentials: HTTPAuthorizationCredentials | None) -> tuple[bool, bool]:
+    async def sender(self, credentials: Bearer) -> None:
+        """A key that may send and change at Mailjet: a full one where there are none for that. Raises as `writer`."""
+        full, read, send = self._check(credentials)
+        if send or (full and not self._send):
+            return
+        if full or read:
+            told = "one of JETHOOK_SEND_API_KEYS is needed for that" if full else "this key may only read"
+            raise Forbidden(told)
+        raise _unauthorized()
+
+    async def may_send(self, credentials: Bearer) -> bool:
+        """For calls that any key may make, and some only to read. Raises Unauthorized."""
+        full, read, send = self._check(credentials)
+        if not (full or read or send):
+            raise _unauthorized()
+        return send or (full and not self._send)
+
+    def knows(self, authorization: str) -> bool:
+        """Is this header's value a key of ours, whatever it may do?"""
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return False
+        return any(self._check(HTTPAuthorizationCredentials(scheme=scheme, credentials=key)))
+
+    def _check(self, credentials: HTTPAuthorizationCredentials | None) -> tuple[bool, bool, bool]:
+        """Is it a full key, one that reads, one that sends?"""
         if credentials is None:
-            return False, False
+            return False, False, False
         # Header bytes reach us as Latin-1 text; a key may hold any UTF-8.
         presented = _digest(credentials.credentials.encode("latin-1", "replace"))
-        return _holds(self._full, presented), _holds(self._read, presented)
+        return _holds(self._full, presented), _holds(self._read, presented), _holds(self._send, presented)
 
 
 def _digests(keys: Iterable[str]) -> tuple[bytes, ...]:
@@ -397,8 +428,9 @@ _DESCRIPTIONS = {
     413: "The body is too large",
     422: "A parameter or field does not fit; `errors` tells which",
     500: "A fault of ours; the log has more under `request_id`",
-    502: "Mailjet did not answer as it should",
+    502: "Mailjet did not answer as it should, or refuses our key",
     503: "Try again later, see `Retry-After`",
+    504: "Mailjet did not answer in time",
 }
 
 

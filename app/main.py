@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, health
 from app.alerts.service import Alerts, is_wanted
+from app.connector.service import Connector
 from app.credentials import callback_passwords, derive, load_secret_key, made_api_key, registered_passwords
 from app.dashboard import routes as dashboard_routes
 from app.dashboard.access import Access
@@ -28,6 +30,8 @@ from app.delivery.worker import Relay
 from app.dispatch import sink_states
 from app.dispatch.matching import Matcher
 from app.dispatch.service import Handover, NoWorker
+from app.erasure import routes as erasure_routes
+from app.erasure.service import Erasures
 from app.errors import DatabaseFault
 from app.group_commit import GroupCommit
 from app.http import ApiKeys, BodyLimit, install_problem_handlers
@@ -36,6 +40,7 @@ from app.ingest.auth import CallbackAuth
 from app.ingest.routes import ReceiveFirst, Receiver, openapi_path
 from app.ingest.service import Ingest
 from app.maintenance.leader import Leadership
+from app.maintenance.retention import Report, Retention, Rules
 from app.metrics import Metrics
 from app.migrate import migrate
 from app.operator_events import NOBODY, Herald
@@ -60,6 +65,7 @@ log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 10.0
 MAX_REST_BODY_BYTES = 1024 * 1024
+MAX_CONNECTOR_BODY_BYTES = 24 * 1024 * 1024  # Mailjet takes attachments of 15 MB, which are 20 MB as base64
 
 
 class Service:
@@ -96,6 +102,7 @@ class Service:
         )  # fmt: skip
         self.recipients = recipients(settings.sinks)
         self.replays = Replays(self.recipients, self.database, self.relay.lease_token, self.relay.look_again)
+        self.erasures = Erasures(self.database, self.digest, self.relay.lease_token)
         worker: Handover = self.relay if self.delivers else NoWorker()
         self.ingest = Ingest(
             settings.effective_webhooks, matcher=Matcher(settings.sinks), commits=self.commits, worker=worker,
@@ -103,6 +110,10 @@ class Service:
         )  # fmt: skip
         self.registrar = make_registrar(settings, self.database, self.metrics, herald)
         self.exports = export_routes.Exports(self.database, stopping=lambda: self.stopping)
+        self.connector = Connector(
+            settings, self.database, owner=self.relay.lease_token, observe=self.metrics.mailjet_answered,
+            stored=self._watched,
+        )  # fmt: skip
         self._background: list[asyncio.Task[None]] = []
         self._background_stop = asyncio.Event()
         self.receiver = Receiver(
@@ -119,7 +130,8 @@ class Service:
     def keys(self) -> ApiKeys:
         full = [key.get_secret_value() for key in self.settings.api_keys]
         read = [key.get_secret_value() for key in self.settings.read_api_keys]
-        return ApiKeys(full + ([self.made_api_key] if self.made_api_key else []), read)
+        send = [key.get_secret_value() for key in self.settings.send_api_keys]
+        return ApiKeys(full + ([self.made_api_key] if self.made_api_key else []), read, send)
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -128,8 +140,11 @@ class Service:
         self._background.append(asyncio.create_task(self.pulse.run(self._background_stop), name="pulse"))
         if self.delivers:
             await self.relay.start()
+            self.connector.start()
             self._background.append(asyncio.create_task(self._keep_registered(), name="registration"))
             self._background.append(asyncio.create_task(self.replays.run(self._background_stop), name="replays"))
+            self._background.append(asyncio.create_task(self._keep_retention(), name="retention"))
+            self._background.append(asyncio.create_task(self.erasures.run(self._background_stop), name="erasures"))
             self._background.append(asyncio.create_task(self._keep_stats(), name="stats"))
         else:
             self._background.append(asyncio.create_task(self._watch_registration(), name="registration"))
@@ -138,6 +153,16 @@ class Service:
         leadership = Leadership(self.database, "registration", self.relay.lease_token)
         await self.registrar.run(self._background_stop, leadership.may_lead)
         await leadership.release()
+
+    async def _keep_retention(self) -> None:
+        leadership = Leadership(self.database, "retention", self.relay.lease_token)
+        retention = Retention(retention_rules(self.settings), self.database, report=self._retained)
+        await retention.run(self._background_stop, leadership.may_lead)
+        await leadership.release()
+
+    def _retained(self, found: Report, at: datetime) -> None:
+        oldest = None if found.oldest is None else found.oldest.timestamp()
+        self.metrics.retained(found.rows, oldest=oldest, now=at.timestamp())
 
     async def _keep_stats(self) -> None:
         leadership = Leadership(self.database, "stats", self.relay.lease_token)
@@ -161,6 +186,11 @@ class Service:
         self.metrics.commit_items.observe(events)
         self.feed.wake()
 
+    def _watched(self, events: int) -> None:
+        """Contacts became events: on the event loop, and owed to whoever delivers."""
+        self._committed(events)
+        self.relay.look_again()
+
     def look_again(self) -> None:
         """From any thread: something may be due now."""
         if self.loop is not None:
@@ -181,9 +211,11 @@ class Service:
         await self.receiver.idle()
         if self.delivers:
             await self.relay.stop()
+        await self.connector.stop()
         await self.commits.drain()
         if self.alerts is not None:  # after all who tell it something
             await self.alerts.stop()
+        await self.erasures.stop()
         await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.to_thread(self.exports.close)
         await asyncio.to_thread(self.database.close)
@@ -208,6 +240,10 @@ def make_desk(service: Service) -> Desk:
         look_again=service.look_again, replays_look_again=service.replays.look_again,
         on_stream_end=service.metrics.stream_ended, keeper=service.keeper, digest=service.digest,
     )  # fmt: skip
+
+
+def retention_rules(settings: Settings) -> Rules:
+    return Rules(settings.retention_days or None, settings.payload_retention_days, settings.retention_deletes_owed)
 
 
 def make_alerts(settings: Settings, database: Database) -> Alerts | None:
@@ -284,7 +320,9 @@ def create_app(settings: Settings) -> FastAPI:
     rest.include_router(
         replay_routes.build_router(service.recipients, service.database, keys, service.replays.look_again)
     )
+    rest.include_router(erasure_routes.build_router(service.erasures, service.database, keys))
     rest.include_router(registration_routes.build_router(settings, service.database, keys, service.registrar))
+    rest.include_router(service.connector.build_router(keys))
     rest.include_router(
         health.build_router(
             service.database, service.metrics.registry, registration_state=service.registration_state,
@@ -293,11 +331,21 @@ def create_app(settings: Settings) -> FastAPI:
     )  # fmt: skip
     app.include_router(rest)
     app.include_router(dashboard_routes.build_router(make_desk(service)))
-    app.add_middleware(BodyLimit, most=MAX_REST_BODY_BYTES, but="/webhooks/")  # callbacks have a limit of their own
+    app.add_middleware(  # callbacks have a limit of their own
+        BodyLimit, most=MAX_REST_BODY_BYTES, but="/webhooks/", larger=lambda scope: _larger_body(scope, keys)
+    )
     _document_receiving(app)
     install_problem_handlers(app)
     app.entrance = ReceiveFirst(app.entrance, service.receiver)
     return app
+
+
+def _larger_body(scope: Scope, keys: ApiKeys) -> int | None:
+    """Messages with attachments and long lists of contacts are larger than other requests; only from who has a key."""
+    if not scope["path"].startswith("/v1/connections/"):
+        return None
+    told = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    return MAX_CONNECTOR_BODY_BYTES if keys.knows(told.decode("latin-1")) else None
 
 
 def _document_receiving(app: FastAPI) -> None:

@@ -5,7 +5,7 @@ One `Metrics` for one app, with a registry of its own, so that two apps in one p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -14,6 +14,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from app import __version__
+from app.mailjet.operations import OPERATIONS
 from app.mailjet.vocabulary import EVENT_TYPES
 from app.models import AttemptOutcome
 
@@ -25,6 +26,7 @@ DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 
 CONNECTION_KINDS = ("new", "reused")
 FEED_CLIENTS = ("poll", "stream")
+RETENTION_KINDS = ("events", "deliveries", "attempts", "payloads", "quarantine", "replays")
 STREAM_ENDINGS = ("client", "slow", "stopping", "error")
 
 
@@ -101,8 +103,19 @@ class Metrics:
             registry=r,
         )
         self.stream_ends = Counter("jethook_stream_ends", "Streams that ended, by reason", ["reason"], registry=r)
+        self.retention_deleted = Counter(
+            "jethook_retention_deleted", "Rows that retention has removed, payloads among them", ["kind"], registry=r
+        )
+        self.retention_success = Gauge(
+            "jethook_retention_last_success_timestamp_seconds", "When retention last finished a round", registry=r
+        )
+        self.oldest_event = Gauge(
+            "jethook_oldest_event_timestamp_seconds", "When the oldest event kept happened, as retention last saw",
+            registry=r,
+        )  # fmt: skip
         self._children: dict[tuple[object, ...], Any] = {}
         Info("jethook_build", "The release that runs", registry=r).info({"version": __version__})
+        self._make_calls_present()
         self._make_present(list(webhooks), list(sinks))
         self._make_feed_present()
 
@@ -143,9 +156,6 @@ class Metrics:
     def _make_present(self, webhooks: list[str], sinks: list[str]) -> None:
         for code in ("401", "404"):
             self.ingest_requests.labels(UNKNOWN, code)
-        for operation in ("list", "create", "update", "delete"):
-            for code in ("200", "201", "204", "304", "400", "401", "429", "500", "unreachable"):
-                self.mailjet_requests.labels(operation, code)
         for webhook in webhooks:
             for code in ("200", "401", "413", "503"):
                 self.ingest_requests.labels(webhook, code)
@@ -165,11 +175,31 @@ class Metrics:
             self.delivery_duration.labels(sink)
             self.end_to_end.labels(sink)
 
+    def _make_calls_present(self) -> None:
+        for operation in ("list", "create", "update", "delete"):
+            for code in ("200", "201", "204", "304", "400", "401", "429", "500", "unreachable"):
+                self.mailjet_requests.labels(operation, code)
+        for operation in OPERATIONS:
+            self.mailjet_requests.labels(operation, "200")
+            self.mailjet_requests.labels(operation, "unreachable")
+
     def _make_feed_present(self) -> None:
         for kind in FEED_CLIENTS:
             self.feed_clients.labels(kind)
         for reason in STREAM_ENDINGS:
             self.stream_ends.labels(reason)
+        for kind in RETENTION_KINDS:
+            self.retention_deleted.labels(kind)
+
+    def retained(self, rows: Mapping[str, int], *, oldest: float | None, now: float) -> None:
+        """A round of retention ended: rows removed by kind; times in Unix seconds."""
+        for kind, number in rows.items():
+            self.retention_deleted.labels(kind).inc(number)
+        self.retention_success.set(now)
+        self.oldest_event.set(now if oldest is None else oldest)
+
+    def mailjet_answered(self, operation: str, code: str) -> None:
+        self._child(self.mailjet_requests, operation, code).inc()
 
     def connection_counter(self, sink: str) -> Callable[[bool], None]:
         """For one sink; told of each connection that a request got, and whether it was used before."""

@@ -435,6 +435,8 @@ def test_every_setting_is_in_the_reference_and_described():
     assert all(row.description for row in rows)
     assert {row.variable: row.default for row in rows}["JETHOOK_SINKS__{N}__URL"] == "required"
     assert {row.variable for row in rows if row.secret} == {
+        "JETHOOK_SEND_API_KEYS",
+        "JETHOOK_CONNECTIONS__{N}__SMS_TOKEN",
         "JETHOOK_SINKS__{N}__PROXY",
         "JETHOOK_SINKS__{N}__OAUTH_CLIENT_ID",
         "JETHOOK_SINKS__{N}__OAUTH_CLIENT_SECRET",

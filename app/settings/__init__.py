@@ -6,18 +6,20 @@ person who mends a container's environment at night should have to start it once
 """
 
 from app.settings.masking import mask_url
-from app.settings.model import ConnectionSettings, Settings, SinkSettings, WebhookSettings
+from app.settings.model import ConnectionSettings, Settings, SinkSettings, WatchSettings, WebhookSettings
 from app.settings.reading import load_settings
 from app.settings.reference import SettingRow, effective_rows, reference_rows
-from app.settings.values import EVENT_TYPES, HEARD
+from app.settings.values import CONTACT_EVENTS, EVENT_TYPES, HEARD
 
 __all__ = [
+    "CONTACT_EVENTS",
     "EVENT_TYPES",
     "HEARD",
     "ConnectionSettings",
     "SettingRow",
     "Settings",
     "SinkSettings",
+    "WatchSettings",
     "WebhookSettings",
     "effective_rows",
     "load_settings",

@@ -12,6 +12,7 @@ from app.settings.values import (
     EVENT_TYPES,
     EventType,
     HttpUrl,
+    MailjetId,
     Names,
     Networks,
     Seconds,
@@ -50,6 +51,9 @@ class ConnectionSettings(_Group):
     base_url: Annotated[str, AfterValidator(check_base_url)] = Field(
         "https://api.mailjet.com", description="`https://api.us.mailjet.com` for US accounts"
     )
+    sms_token: Annotated[SecretStr, AfterValidator(check_not_empty)] | None = Field(
+        None, description="bearer token of Mailjet's SMS API"
+    )
 
     @property
     def has_keys(self) -> bool:
@@ -72,6 +76,23 @@ class WebhookSettings(_Group):
     )
     passwords: Secrets = Field(
         (), description="callback passwords; the first is registered, all are accepted; unset: derived"
+    )
+
+
+class WatchSettings(_Group):
+    """Contacts at Mailjet that become events of a webhook name of their own."""
+
+    contacts: Literal["created", "updated", "both"] = Field(
+        description="`created`, `updated` or `both`: contacts become events `contact_created`, `contact_updated`"
+    )
+    connection: str = Field("default", description="the connection whose contacts it watches")
+    campaign_id: MailjetId | None = Field(None, description="only contacts of this campaign")
+    contact_list_id: MailjetId | None = Field(None, description="only contacts on this list")
+    is_excluded: bool | None = Field(None, description="only contacts that are, or are not, excluded from campaigns")
+    every_seconds: Annotated[Seconds, Field(ge=1)] = Field(300.0, description="wait between two looks")
+    limit: int = Field(1000, ge=1, le=100_000, description="events of one look at most; the rest comes with the next")
+    begin: Literal["now", "beginning"] = Field(
+        "now", alias="from", description="`now`, or `beginning`: contacts that are there already are told as created"
     )
 
 
@@ -163,6 +184,10 @@ class Settings(BaseModel):
     )
     api_keys: Secrets = Field((), description="bearer keys for REST; none at all: one is made and printed at start")
     read_api_keys: Secrets = Field((), description="bearer keys that may only read")
+    send_api_keys: Secrets = Field(
+        (),
+        description="bearer keys that may send and change at Mailjet; unset: those of `JETHOOK_API_KEYS` may",
+    )
     instance: Annotated[str, AfterValidator(check_instance)] = Field(
         "jethook", description="marks our callbacks; two installations on one Mailjet key need two names"
     )
@@ -182,6 +207,21 @@ class Settings(BaseModel):
     register_every_seconds: SecondsOrNone = Field(
         300.0, description="how often callbacks are checked; 0: at start only"
     )
+    retention_days: float = Field(
+        90,
+        ge=0,
+        le=36_500,
+        allow_inf_nan=False,
+        description="finished events are deleted that long after they happened; 0: never",
+    )
+    payload_retention_days: float | None = Field(
+        None,
+        gt=0,
+        le=36_500,
+        allow_inf_nan=False,
+        description="payloads and what is personal are removed earlier, after that time; unset: with their event",
+    )
+    retention_deletes_owed: bool = Field(False, description="retention also takes what is still owed to a sink")
     stats_retention_days: int = Field(
         1825, ge=1, description="how long statistics are kept, whole days, also of events deleted before"
     )
@@ -206,6 +246,7 @@ class Settings(BaseModel):
     suppress_soft_bounce_days: int = Field(30, ge=1, le=3650, description="within that many days")
     connections: dict[str, ConnectionSettings] = Field({}, description="Mailjet API keys by name")
     webhooks: dict[str, WebhookSettings] = Field({}, description="webhooks by name; none: one named `default`")
+    watches: dict[str, WatchSettings] = Field({}, description="watches of contacts by name")
     sinks: dict[str, SinkSettings] = Field({}, description="sinks by name")
 
     @model_validator(mode="after")
@@ -215,9 +256,18 @@ class Settings(BaseModel):
             {name: webhook.connection for name, webhook in self.webhooks.items()},
             {name: sink.webhooks for name, sink in self.sinks.items()},
             {name: sink.events for name, sink in self.sinks.items()},
+            {name: watch.connection for name, watch in self.watches.items()},
         )
         if told := "\n".join(faults):
             raise ValueError(told)
+        return self
+
+    @model_validator(mode="after")
+    def _payloads_go_first(self) -> Settings:
+        if self.retention_days and (self.payload_retention_days or 0) > self.retention_days:
+            raise ValueError(
+                f"JETHOOK_PAYLOAD_RETENTION_DAYS: must not exceed JETHOOK_RETENTION_DAYS ({self.retention_days:g})"
+            )
         return self
 
     @property
@@ -233,6 +283,7 @@ class Settings(BaseModel):
     def effective_connections(self) -> dict[str, ConnectionSettings]:
         """The configured connections, and `default` without keys where a webhook needs it."""
         connections = dict(self.connections)
-        if any(w.connection == "default" for w in self.effective_webhooks.values()):
+        used = {w.connection for w in self.effective_webhooks.values()} | {w.connection for w in self.watches.values()}
+        if "default" in used:
             connections.setdefault("default", ConnectionSettings())
         return dict(sorted(connections.items()))

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from app.errors import SettingsFault
 from app.settings.model import Settings
 from app.settings.names import PREFIX, closest, name_faults, names_in
-from app.settings.reference import ALIASES, group_of, has_file_twin, reference_rows
+from app.settings.reference import ALIASES, attributes_of, group_of, has_file_twin, reference_rows
 from app.settings.ways import address_faults, way_faults
 
 
@@ -112,7 +112,7 @@ def _path_of(name: str) -> tuple[str, ...] | None:
     group = group_of(field)
     if group is None:
         return path if len(path) == 1 else None
-    return path if len(path) == 3 and path[1] and path[2] in group.model_fields else None
+    return path if len(path) == 3 and path[1] and path[2] in attributes_of(group) else None
 
 
 def _put(tree: dict[str, Any], path: tuple[str, ...], value: str) -> None:
@@ -153,7 +153,7 @@ def _nearest(name: str) -> str | None:
     if len(parts) == 3:  # the name in the middle is the user's own: compare what is around it
         groups = {field: group for field, info in Settings.model_fields.items() if (group := group_of(info))}
         if found := closest(parts[0].lower(), list(groups)):
-            last = closest(parts[2].lower(), list(groups[found].model_fields))
+            last = closest(parts[2].lower(), list(attributes_of(groups[found])))
             return f"{PREFIX}{found.upper()}__{parts[1]}__{last.upper()}" if last else None
     # Without the prefix, which would make everything look alike.
     known = [row.variable.removeprefix(PREFIX) for row in reference_rows() if row.variable.startswith(PREFIX)]

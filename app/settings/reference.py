@@ -40,7 +40,8 @@ def effective_rows(settings: Settings) -> list[tuple[str, str]]:
         if isinstance(value, dict):
             for key, group in sorted(value.items()):
                 prefix = f"{PREFIX}{name.upper()}__{key.upper()}__"
-                rows += [(prefix + sub.upper(), _shown(getattr(group, sub))) for sub in type(group).model_fields]
+                rows += [(prefix + sub.upper(), _shown(getattr(group, attribute)))
+                         for sub, attribute in attributes_of(type(group)).items()]  # fmt: skip
         else:
             shown = mask_url(value.get_secret_value()) if name == "database_url" else _shown(value)
             rows.append((PREFIX + name.upper(), shown))
@@ -65,6 +66,11 @@ def group_of(field: FieldInfo) -> type[BaseModel] | None:
     return cast("type[BaseModel]", value) if issubclass(value, BaseModel) else None
 
 
+def attributes_of(model: type[BaseModel]) -> dict[str, str]:
+    """Name in the variable, in small letters -> attribute: they differ where the name is a word of Python."""
+    return {field.alias or name: name for name, field in model.model_fields.items()}
+
+
 def _reference_of(model: type[BaseModel], prefix: str) -> Iterable[SettingRow]:
     for name, field in model.model_fields.items():
         group = group_of(field)
@@ -73,7 +79,7 @@ def _reference_of(model: type[BaseModel], prefix: str) -> Iterable[SettingRow]:
             continue
         default = "required" if field.is_required() else _shown(field.default, plain=True)
         yield SettingRow(
-            variable=prefix + name.upper(),
+            variable=prefix + (field.alias or name).upper(),
             default=default,
             description=field.description or "",
             secret=_holds_secret(field),
@@ -83,7 +89,7 @@ def _reference_of(model: type[BaseModel], prefix: str) -> Iterable[SettingRow]:
 def has_file_twin(path: tuple[str, ...]) -> bool:
     field = Settings.model_fields[path[0]]
     group = group_of(field)
-    return _holds_secret(group.model_fields[path[2]] if group else field)
+    return _holds_secret(group.model_fields[attributes_of(group)[path[2]]] if group else field)
 
 
 def _holds_secret(field: FieldInfo) -> bool:

@@ -16,8 +16,9 @@ from app.signing_keys import parse_signing_key
 
 EventType = Literal["sent", "open", "click", "bounce", "spam", "blocked", "unsub"]
 EVENT_TYPES: tuple[EventType, ...] = ("sent", "open", "click", "bounce", "spam", "blocked", "unsub")
-# What a sink may ask for: Mailjet's types, and those that Jethook tells about itself.
-HEARD: tuple[str, ...] = (*EVENT_TYPES, *operator_events.SEVERAL, *operator_events.MEANINGS)
+# What a sink may ask for: Mailjet's types, those of watched contacts, and those that Jethook tells about itself.
+CONTACT_EVENTS = ("contact_created", "contact_updated")  # what a watch makes of contacts
+HEARD: tuple[str, ...] = (*EVENT_TYPES, *CONTACT_EVENTS, *operator_events.SEVERAL, *operator_events.MEANINGS)
 MIN_SECRET_KEY_CHARS = 16
 
 
@@ -178,6 +179,7 @@ Seconds = Annotated[float, AfterValidator(_finite), Field(gt=0, le=TEN_YEARS_SEC
 SecondsOrNone = Annotated[float, AfterValidator(_finite), Field(ge=0, le=TEN_YEARS_SECONDS)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Networks = Annotated[tuple[str, ...], BeforeValidator(split_list), AfterValidator(check_networks)]
+MailjetId = Annotated[str, Field(pattern=r"^[0-9]{1,19}$")]
 Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
 Secrets = Annotated[tuple[Annotated[SecretStr, AfterValidator(check_not_empty)], ...], BeforeValidator(split_list)]
 SigningSecret = Annotated[SecretStr, AfterValidator(_standard_webhooks_secret)]

@@ -50,7 +50,7 @@ class Callback:
 class CallbackError(Exception):
     """Mailjet refuses: `status` is the HTTP status, `message` the `ErrorMessage`."""
 
-    def __init__(self, status: int, message: str, info: str = "") -> None:
+    def __init__(self, status: int, message: str, info: Any = "") -> None:
         super().__init__(message)
         self.status = status
         self.message = message

@@ -1,4 +1,5 @@
-"""A stand-in for Mailjet's REST API: /v3/REST/eventcallbackurl with the behaviours of the real one, and faults at will.
+"""A stand-in for Mailjet's API: callbacks, contacts, lists, drafts, campaigns, messages and SMS with the behaviours of
+the real one, and faults at will.
 
 Sources: mailjet/api-documentation:guides/_overview.md and guides/_event-api.md; mailjet/mailjet-gem, its recorded
 answers, for the empty HTML 401, the default limit, `Total` and the ignored parameters.
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 from starlette.applications import Starlette
@@ -21,7 +23,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from app.simulator import mails, newsletters, people, texts
+from app.simulator.account import Account
 from app.simulator.callbacks import TYPE_NUMBERS, Callback, CallbackError, CallbackTable
+from app.simulator.replies import FlatError, error_content, number, to_json
+from app.simulator.replies import envelope as to_envelope
+from app.simulator.replies import error as to_error
+from app.simulator.server import DROP_EXTENSION
 
 DEFAULT_KEYS = {"stand-in-api-key": "stand-in-secret-key"}
 """One API key and its secret, when the caller has no wish of its own."""
@@ -30,6 +38,16 @@ MAX_LIMIT = 1000
 KEPT_REQUESTS = 10_000
 PREFIX = "/v3/rest/"
 RESOURCE = "eventcallbackurl"
+SMS_TOKEN = "stand-in-sms-token"  # noqa: S105
+RESOURCES = {
+    "contact": people.contact,
+    "contactdata": people.contact_data,
+    "contactslist": people.contacts_list,
+    "message": mails.message,
+    "messagehistory": mails.history,
+    "campaigndraft": newsletters.draft,
+    "campaign": newsletters.campaign,
+}
 
 
 @dataclass(slots=True)
@@ -43,6 +61,8 @@ class ApiRequest:
     json: Any
     api_key: str | None
     status: int = 0
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    segments: list[str] = field(default_factory=list, repr=False)
 
 
 @dataclass(slots=True)
@@ -52,12 +72,14 @@ class _Fault:
     body: bytes
     headers: dict[str, str]
     method: str | None
+    loses_answer: bool = False
 
 
 class StandInMailjet:
     """An ASGI app; what it holds may be read and changed from another thread while it serves.
 
-    `keys` maps each API key to its secret; each has its own callbacks. Where a method takes `api_key`, None means the
+    `keys` maps each API key to its secret; each has its own callbacks and its own `accounts`, which may be changed
+    while nothing is asked. Where a method takes `api_key`, None means the
     first of them. `on_request` is called with each call before it is handled, in the server's thread: a test can use
     it to change things between two calls of a client.
     """
@@ -76,6 +98,8 @@ class StandInMailjet:
             key: CallbackTable(5_000 + n, 90_000 + 1_000 * n, status_alone_revives=status_alone_revives)
             for n, key in enumerate(self.keys, start=1)
         }
+        self.accounts = {key: Account(first_id=100 * n) for n, key in enumerate(self.keys, start=1)}
+        self.sms_tokens = {SMS_TOKEN: next(iter(self.keys), "")}
         self._requests: deque[ApiRequest] = deque(maxlen=KEPT_REQUESTS)
         self._faults: deque[_Fault] = deque()
         self._down = False
@@ -123,6 +147,11 @@ class StandInMailjet:
             self._table(api_key).delete(_key(event_type, is_backup))
 
     @property
+    def account(self) -> Account:
+        """What the first API key holds."""
+        return self.accounts[next(iter(self.keys))]
+
+    @property
     def requests(self) -> list[ApiRequest]:
         """The calls that came, oldest first, whatever they were answered."""
         with self._lock:
@@ -151,6 +180,11 @@ class StandInMailjet:
         with self._lock:
             self._faults.append(_Fault(count, status, content, {"content-type": kind, **(headers or {})}, method))
 
+    def lose_answers(self, count: int, *, method: str | None = None) -> None:
+        """Do what the next `count` calls (of `method`, if given) ask for, and hang up without an answer."""
+        with self._lock:
+            self._faults.append(_Fault(count, 0, b"", {}, method, loses_answer=True))
+
     def set_down(self, down: bool) -> None:
         """503 for every call until it is set back."""
         with self._lock:
@@ -176,33 +210,56 @@ class StandInMailjet:
             return Response(status_code=400)
         if self.on_request is not None:
             self.on_request(record)
-        response = self._answer(record, request)
-        record.status = response.status_code
-        return response
-
-    def _answer(self, record: ApiRequest, request: Request) -> Response:
         with self._lock:
             fault = self._take_fault(record.method)
-            if fault is not None:
-                return Response(fault.body, fault.status, fault.headers)
-            if self._down:
-                return _error(503, "Service temporarily unavailable")
-            if not self._knows(request.headers.get("authorization", "")):
-                return Response(b"", 401, {"content-type": "text/html"})
-            try:
-                return self._route(record)
-            except CallbackError as refusal:
-                return _error(refusal.status, refusal.message, refusal.info)
+            if fault is not None and not fault.loses_answer:
+                response = Response(fault.body, fault.status, fault.headers)
+            else:
+                response = self._answer(record)
+        record.status = response.status_code
+        if fault is not None and fault.loses_answer:
+            request.scope["extensions"][DROP_EXTENSION]()
+        return response
+
+    def _answer(self, record: ApiRequest) -> Response:
+        if self._down:
+            return to_error(503, "Service temporarily unavailable")
+        try:
+            return self._route(record)
+        except CallbackError as refusal:
+            return to_error(refusal.status, refusal.message, refusal.info)
+        except FlatError as refusal:
+            return to_json(refusal.content, refusal.status)
 
     def _route(self, record: ApiRequest) -> Response:
-        path = record.path
-        if not path.lower().startswith(PREFIX):
+        if record.path.startswith("/v4/sms"):
+            token = record.headers.get("authorization", "").removeprefix("Bearer ")
+            if token not in self.sms_tokens:
+                raise FlatError(401, "mj-0015", "Credentials are missing or wrong")
+            account = self.accounts[self.sms_tokens[token]]
+            return texts.sms(account, record.method, record.path, record.query, record.json)
+        if not self._knows(record.headers.get("authorization", "")):
+            if record.path.startswith("/v3.1/"):
+                raise FlatError(401, "mj-0015", "API key authentication/authorization failure")
+            return Response(b"", 401, {"content-type": "text/html"})
+        return self._route_known(record)
+
+    def _route_known(self, record: ApiRequest) -> Response:
+        account = self.accounts[record.api_key or ""]
+        if record.path == "/v3.1/send" and record.method == "POST":
+            return mails.send(account, record.json)
+        if record.path.startswith("/v4/contacts/") and record.method == "DELETE":
+            return people.delete_contact(account, record.path.removeprefix("/v4/contacts/"))
+        if not record.path.lower().startswith(PREFIX):
             raise CallbackError(404, "Not found")
-        resource, _, key = path[len(PREFIX) :].partition("/")
-        if resource.lower() != RESOURCE:
+        resource, _, key = record.path[len(PREFIX) :].partition("/")
+        if resource.lower() == RESOURCE:
+            table = self._tables[record.api_key or ""]
+            return _handle_one(table, record, key) if key else _handle_all(table, record)
+        handle = RESOURCES.get(resource.lower())
+        if handle is None:
             raise CallbackError(500, f'Could not determine HTTP module for request "{resource}"', info="EFPWebError")
-        table = self._tables[record.api_key or ""]
-        return _handle_one(table, record, key) if key else _handle_all(table, record)
+        return handle(account, record.method, record.segments[2:], record.query, record.json)
 
     def _take_fault(self, method: str) -> _Fault | None:
         for fault in self._faults:
@@ -265,9 +322,9 @@ def _list(table: CallbackTable, query: Mapping[str, str]) -> Response:
         raise CallbackError(400, "Unexpected error during GET: Invalid sort specification: Cannot sort on field")
     rows = [row for row in table.all() if _matches(row, query)]
     if query.get("countOnly") == "1":
-        return _json({"Count": len(rows), "Data": [], "Total": len(rows)})
-    limit = min(_number(query, "Limit", 10), MAX_LIMIT) or MAX_LIMIT
-    offset = _number(query, "Offset", 0)
+        return to_json({"Count": len(rows), "Data": [], "Total": len(rows)})
+    limit = min(number(query, "Limit", 10), MAX_LIMIT) or MAX_LIMIT
+    offset = number(query, "Offset", 0)
     page = rows[offset : offset + limit]
     return _envelope(page, total=len(rows) if query.get("countrecords") == "1" else len(page))
 
@@ -283,13 +340,6 @@ def _matches(row: Callback, query: Mapping[str, str]) -> bool:
     return all(query[name].lower() in values for name, values in facts.items() if name in query)
 
 
-def _number(query: Mapping[str, str], name: str, default: int) -> int:
-    text = query.get(name, str(default))
-    if not (text.isascii() and text.isdigit()):
-        raise CallbackError(400, f'Invalid value for "{name}"')
-    return int(text)
-
-
 def _properties(record: ApiRequest) -> dict[str, Any]:
     if not isinstance(record.json, dict):
         raise CallbackError(400, "Invalid json input: expected an object")
@@ -297,20 +347,7 @@ def _properties(record: ApiRequest) -> dict[str, Any]:
 
 
 def _envelope(rows: list[Callback], status: int = 200, total: int | None = None) -> Response:
-    data = [row.to_json() for row in rows]
-    return _json({"Count": len(data), "Data": data, "Total": len(data) if total is None else total}, status)
-
-
-def _error(status: int, message: str, info: str = "") -> Response:
-    return _json(_error_content(status, message, info), status)
-
-
-def _error_content(status: int, message: str, info: str = "") -> dict[str, Any]:
-    return {"ErrorInfo": info, "ErrorMessage": message, "StatusCode": status}
-
-
-def _json(content: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, {"content-type": "application/json; charset=UTF-8"})
+    return to_envelope([row.to_json() for row in rows], status, total)
 
 
 def _fault_body(status: int, body: bytes | str | Mapping[str, Any] | None) -> tuple[bytes, str]:
@@ -318,7 +355,7 @@ def _fault_body(status: int, body: bytes | str | Mapping[str, Any] | None) -> tu
         case None if status == 401:
             return b"", "text/html"
         case None:
-            return orjson.dumps(_error_content(status, f"Simulated fault {status}")), "application/json; charset=UTF-8"
+            return orjson.dumps(error_content(status, f"Simulated fault {status}")), "application/json; charset=UTF-8"
         case bytes():
             return body, "text/html"
         case str():
@@ -332,7 +369,13 @@ def _record(request: Request, body: bytes) -> ApiRequest:
     for name, value in request.query_params.multi_items():
         query.setdefault(name, value)  # of a filter given twice, Mailjet heeds the first
     pair = _basic(request.headers.get("authorization", ""))
-    return ApiRequest(request.method, request.url.path, query, body, _parse(body), pair[0] if pair else None)
+    headers = dict(request.headers)
+    path = request.url.path
+    # An address may hold a slash: the path is taken apart before it is decoded.
+    segments = [unquote(part) for part in request.scope["raw_path"].decode("ascii").strip("/").split("/")][1:]
+    return ApiRequest(
+        request.method, path, query, body, _parse(body), pair[0] if pair else None, headers=headers, segments=segments
+    )
 
 
 def _parse(body: bytes) -> Any:
