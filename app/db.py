@@ -107,6 +107,22 @@ class Database:
         future = asyncio.get_running_loop().run_in_executor(self._write_threads, self.in_transaction, work)
         return await asyncio.shield(future)
 
+    async def run_aside(self, work: Callable[[DBAPICursor], T]) -> T:
+        """`work` outside a transaction, for what cannot be done within one; on the thread of the writes."""
+
+        def aside() -> T:
+            raw = self.writer.raw_connection()
+            try:
+                if not self.is_sqlite:
+                    raw.driver_connection.autocommit = True  # type: ignore[union-attr]
+                return work(raw.cursor())
+            finally:
+                if not self.is_sqlite:
+                    raw.driver_connection.autocommit = False  # type: ignore[union-attr]
+                raw.close()
+
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._write_threads, aside))
+
     def submit(self, turn: Callable[[], object]) -> None:
         """Run `turn`, which calls `in_transaction` itself, on the thread of the writes, after what was asked before."""
         self._write_threads.submit(turn)
@@ -290,6 +306,8 @@ def _sqlite_engine(url: sa.URL, *, writes: bool) -> Engine:
             cursor.execute("PRAGMA journal_size_limit=67108864")
             cursor.execute("PRAGMA cache_size=-32768")
             cursor.execute("PRAGMA temp_store=MEMORY")
+            # What is erased leaves the file's bytes too, not only the table: it is written over with zeros.
+            cursor.execute("PRAGMA secure_delete=ON")
         finally:
             cursor.close()
 

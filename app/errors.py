@@ -96,6 +96,10 @@ class ReplayNotFound(NotFound):
     code, title = "replay_not_found", "No such replay"
 
 
+class ErasureNotFound(NotFound):
+    code, title = "erasure_not_found", "No such erasure"
+
+
 class MethodNotAllowed(AppError):
     status_code, code, title = 405, "method_not_allowed", "This address does not answer that method"
 

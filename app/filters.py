@@ -17,9 +17,10 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from app import operator_events
-from app.clock import rfc3339, to_micros
+from app.clock import rfc3339
 from app.mailjet.vocabulary import normal_email
 from app.models import DeliveryState, Outcome
+from app.partitions import first_id
 from app.views import clean
 
 Condition = sa.ColumnElement[bool]
@@ -314,12 +315,6 @@ def quarantine_conditions(query: QuarantineQuery, columns: sa.ColumnCollection[s
     """Conditions on `columns` of the quarantine table."""
     conditions = [_any_of(columns["webhook"], query.webhook)] if query.webhook else []
     return conditions + _between(columns["received_at"], query.after, query.before)
-
-
-def first_id(moment: datetime) -> str:
-    """The smallest id an event that happens at `moment` or later can have: an id starts with its milliseconds."""
-    millis = max(-(-to_micros(moment) // 1000), 0)
-    return f"{millis >> 16:08x}-{millis & 0xFFFF:04x}-8000-8000-000000000000"
 
 
 def _indexed_filters(filters: EventFilters, *, by_seq: bool = False) -> set[str]:

@@ -67,15 +67,11 @@ def record(
     add(connection, entry, counts)
 
 
-def record_all_of(
-    connection: Connection,
-    entry: Entry,
-    *,
-    events: sa.FromClause | None = None,
-    deliveries: sa.FromClause | None = None,
-) -> None:
-    """`record` of every row in tables or subqueries with the columns of `events` and `deliveries`: of partitions, say,
-    that are about to be dropped. The caller sees to it that none changes between this and the deletion."""
+def count_all_of(
+    connection: Connection, *, events: sa.FromClause | None = None, deliveries: sa.FromClause | None = None
+) -> dict[Line, int]:
+    """Every row in tables or subqueries with the columns of `events` and `deliveries`: of partitions, say, that are
+    about to be dropped. Who records that sees to it that none changes between this and the deletion."""
     counts: dict[Line, int] = {}
     if events is not None:
         slot = sa.func.substr(events.c.id, 1, SLOT_DIGITS)
@@ -85,7 +81,16 @@ def record_all_of(
         keys = (sa.func.substr(deliveries.c.event_id, 1, SLOT_DIGITS), deliveries.c.webhook, deliveries.c.sink)
         found = connection.execute(sa.select(*keys, sa.func.count()).group_by(*keys))
         counts |= {(first, webhook, sink): int(number) for first, webhook, sink, number in found}
-    add(connection, entry, counts)
+    return counts
+
+
+def changes(connection: Connection, first: datetime, last: datetime) -> tuple[int, ...]:
+    """A mark of all that was ever made or deleted of the slots from `first` to `last`: the same twice, and nothing was
+    in between."""
+    sums = ", ".join(f"coalesce(sum({column}), 0)" for column in Entry)
+    statement = sa.text(f"SELECT {sums} FROM ledger WHERE slot BETWEEN :first AND :last")  # noqa: S608  our words
+    row = connection.execute(statement, {"first": slot_of(first), "last": slot_of(last)}).one()
+    return tuple(int(number) for number in row)
 
 
 def add(connection: Connection, entry: Entry, counts: Mapping[Line, int]) -> None:

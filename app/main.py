@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,6 @@ from app.connector.service import Connector
 from app.credentials import callback_passwords, derive, load_secret_key, made_api_key, registered_passwords
 from app.dashboard import routes as dashboard_routes
 from app.dashboard.access import Access
-from app.dashboard.assets import Assets
 from app.dashboard.desk import Desk
 from app.dashboard.pages import Pages
 from app.dashboard.pulse import Pulse
@@ -30,6 +30,8 @@ from app.delivery.worker import Relay
 from app.dispatch import sink_states
 from app.dispatch.matching import Matcher
 from app.dispatch.service import Handover, NoWorker
+from app.erasure import routes as erasure_routes
+from app.erasure.service import Erasures
 from app.errors import DatabaseFault
 from app.group_commit import GroupCommit
 from app.http import ApiKeys, BodyLimit, install_problem_handlers
@@ -38,6 +40,7 @@ from app.ingest.auth import CallbackAuth
 from app.ingest.routes import ReceiveFirst, Receiver, openapi_path
 from app.ingest.service import Ingest
 from app.maintenance.leader import Leadership
+from app.maintenance.retention import Report, Retention, Rules
 from app.metrics import Metrics
 from app.migrate import migrate
 from app.operator_events import NOBODY, Herald
@@ -99,6 +102,7 @@ class Service:
         )  # fmt: skip
         self.recipients = recipients(settings.sinks)
         self.replays = Replays(self.recipients, self.database, self.relay.lease_token, self.relay.look_again)
+        self.erasures = Erasures(self.database, self.digest, self.relay.lease_token)
         worker: Handover = self.relay if self.delivers else NoWorker()
         self.ingest = Ingest(
             settings.effective_webhooks, matcher=Matcher(settings.sinks), commits=self.commits, worker=worker,
@@ -139,6 +143,8 @@ class Service:
             self.connector.start()
             self._background.append(asyncio.create_task(self._keep_registered(), name="registration"))
             self._background.append(asyncio.create_task(self.replays.run(self._background_stop), name="replays"))
+            self._background.append(asyncio.create_task(self._keep_retention(), name="retention"))
+            self._background.append(asyncio.create_task(self.erasures.run(self._background_stop), name="erasures"))
             self._background.append(asyncio.create_task(self._keep_stats(), name="stats"))
         else:
             self._background.append(asyncio.create_task(self._watch_registration(), name="registration"))
@@ -147,6 +153,16 @@ class Service:
         leadership = Leadership(self.database, "registration", self.relay.lease_token)
         await self.registrar.run(self._background_stop, leadership.may_lead)
         await leadership.release()
+
+    async def _keep_retention(self) -> None:
+        leadership = Leadership(self.database, "retention", self.relay.lease_token)
+        retention = Retention(retention_rules(self.settings), self.database, report=self._retained)
+        await retention.run(self._background_stop, leadership.may_lead)
+        await leadership.release()
+
+    def _retained(self, found: Report, at: datetime) -> None:
+        oldest = None if found.oldest is None else found.oldest.timestamp()
+        self.metrics.retained(found.rows, oldest=oldest, now=at.timestamp())
 
     async def _keep_stats(self) -> None:
         leadership = Leadership(self.database, "stats", self.relay.lease_token)
@@ -199,6 +215,7 @@ class Service:
         await self.commits.drain()
         if self.alerts is not None:  # after all who tell it something
             await self.alerts.stop()
+        await self.erasures.stop()
         await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.to_thread(self.exports.close)
         await asyncio.to_thread(self.database.close)
@@ -211,18 +228,22 @@ def make_sessions(settings: Settings, secret_key: bytes, made_key: str | None) -
     return Sessions(derive(secret_key, f"dashboard:{settings.instance}").encode(), full=full, read=read)
 
 
-def make_desk(service: Service, assets: Assets) -> Desk:
+def make_desk(service: Service) -> Desk:
     """The parts of the service that the dashboard shows and steers."""
     settings = service.settings
     return Desk(
         settings=settings, database=service.database, pulse=service.pulse, feed=service.feed,
         access=Access(service.sessions, service.database, settings.public_url),
-        pages=Pages(assets, settings.instance),
+        pages=Pages(settings.instance),
         sinks=Sinks(settings, service.database, service.relay, service.herald),
         registrar=service.registrar, ingest=service.ingest, recipients=service.recipients,
         look_again=service.look_again, replays_look_again=service.replays.look_again,
         on_stream_end=service.metrics.stream_ended, keeper=service.keeper, digest=service.digest,
     )  # fmt: skip
+
+
+def retention_rules(settings: Settings) -> Rules:
+    return Rules(settings.retention_days or None, settings.payload_retention_days, settings.retention_deletes_owed)
 
 
 def make_alerts(settings: Settings, database: Database) -> Alerts | None:
@@ -299,6 +320,7 @@ def create_app(settings: Settings) -> FastAPI:
     rest.include_router(
         replay_routes.build_router(service.recipients, service.database, keys, service.replays.look_again)
     )
+    rest.include_router(erasure_routes.build_router(service.erasures, service.database, keys))
     rest.include_router(registration_routes.build_router(settings, service.database, keys, service.registrar))
     rest.include_router(service.connector.build_router(keys))
     rest.include_router(
@@ -308,8 +330,7 @@ def create_app(settings: Settings) -> FastAPI:
         )
     )  # fmt: skip
     app.include_router(rest)
-    assets = Assets()
-    app.include_router(dashboard_routes.build_router(make_desk(service, assets), assets))
+    app.include_router(dashboard_routes.build_router(make_desk(service)))
     app.add_middleware(  # callbacks have a limit of their own
         BodyLimit, most=MAX_REST_BODY_BYTES, but="/webhooks/", larger=lambda scope: _larger_body(scope, keys)
     )

@@ -5,7 +5,7 @@ One `Metrics` for one app, with a registry of its own, so that two apps in one p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -26,6 +26,7 @@ DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 
 CONNECTION_KINDS = ("new", "reused")
 FEED_CLIENTS = ("poll", "stream")
+RETENTION_KINDS = ("events", "deliveries", "attempts", "payloads", "quarantine", "replays")
 STREAM_ENDINGS = ("client", "slow", "stopping", "error")
 
 
@@ -102,6 +103,16 @@ class Metrics:
             registry=r,
         )
         self.stream_ends = Counter("jethook_stream_ends", "Streams that ended, by reason", ["reason"], registry=r)
+        self.retention_deleted = Counter(
+            "jethook_retention_deleted", "Rows that retention has removed, payloads among them", ["kind"], registry=r
+        )
+        self.retention_success = Gauge(
+            "jethook_retention_last_success_timestamp_seconds", "When retention last finished a round", registry=r
+        )
+        self.oldest_event = Gauge(
+            "jethook_oldest_event_timestamp_seconds", "When the oldest event kept happened, as retention last saw",
+            registry=r,
+        )  # fmt: skip
         self._children: dict[tuple[object, ...], Any] = {}
         Info("jethook_build", "The release that runs", registry=r).info({"version": __version__})
         self._make_calls_present()
@@ -177,6 +188,15 @@ class Metrics:
             self.feed_clients.labels(kind)
         for reason in STREAM_ENDINGS:
             self.stream_ends.labels(reason)
+        for kind in RETENTION_KINDS:
+            self.retention_deleted.labels(kind)
+
+    def retained(self, rows: Mapping[str, int], *, oldest: float | None, now: float) -> None:
+        """A round of retention ended: rows removed by kind; times in Unix seconds."""
+        for kind, number in rows.items():
+            self.retention_deleted.labels(kind).inc(number)
+        self.retention_success.set(now)
+        self.oldest_event.set(now if oldest is None else oldest)
 
     def mailjet_answered(self, operation: str, code: str) -> None:
         self._child(self.mailjet_requests, operation, code).inc()

@@ -6,6 +6,7 @@ comer works and the others find it done.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -17,6 +18,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
+from app import partitions
+from app.clock import utc_now
 from app.db import Database
 from app.errors import DatabaseFault
 
@@ -47,6 +50,9 @@ def migrate(database: Database) -> tuple[str | None, str]:
             return found, found
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        if not database.is_sqlite:
+            for week in partitions.missing_weeks(connection, utc_now()):
+                partitions.make(connection, week)
         return found, head
 
     try:
@@ -65,6 +71,11 @@ def is_current(connection: Connection) -> bool:
     return found is not None and (
         found == script.get_current_head() or found not in {r.revision for r in script.walk_revisions()}
     )
+
+
+def is_described(name: str | None, kind: str, parents: Mapping[str, str | None]) -> bool:
+    """For Alembic's comparison: what PostgreSQL has more than the models say, see `app.partitions`."""
+    return name != "ix_events_seq" if kind == "index" else kind != "table" or not partitions.is_partition(name)
 
 
 def _config() -> Config:

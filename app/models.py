@@ -93,7 +93,9 @@ class Event(SQLModel, table=True):
         sa.Index("ix_events_campaign_id", "campaign_id", "id", postgresql_where=sa.text("campaign_id IS NOT NULL"),
                  sqlite_where=sa.text("campaign_id IS NOT NULL")),
         sa.Index("ix_events_webhook_type", "webhook", "type", "id"),
-        {"sqlite_autoincrement": True},
+        # `seq` is the primary key on SQLite only: on PostgreSQL a unique key holds what the table is partitioned by, so
+        # the migration gives it a plain index there, `ix_events_seq`.
+        {"sqlite_autoincrement": True, "postgresql_partition_by": "RANGE (id)"},
     )  # fmt: skip
 
     seq: int | None = Field(default=None, sa_column=sa.Column(Seq, primary_key=True, autoincrement=True))
@@ -120,7 +122,7 @@ class Event(SQLModel, table=True):
     # Of opens and clicks: a machine's or a person's, and the rule that told (`mailjet.machines`).
     automated: bool | None = Field(default=None)
     automated_rule: str | None = Field(default=None, sa_type=_text(32))
-    raw: str = Field(sa_type=_text())
+    raw: str | None = Field(default=None, sa_type=_text())  # null once retention has taken it
 
 
 class Delivery(SQLModel, table=True):
@@ -140,7 +142,7 @@ class Delivery(SQLModel, table=True):
                  sqlite_where=sa.text("replay_id IS NOT NULL")),
         sa.Index("ix_deliveries_dead", "sink", "event_id",
                  postgresql_where=sa.text("state = 'dead'"), sqlite_where=sa.text("state = 'dead'")),
-        {"sqlite_with_rowid": False},
+        {"sqlite_with_rowid": False, "postgresql_partition_by": "RANGE (event_id)"},
     )  # fmt: skip
 
     event_id: str = Field(sa_type=IdText)
@@ -176,7 +178,10 @@ class Attempt(SQLModel, table=True):
     """One HTTP try of a delivery, numbered from 1; a first one that succeeded stands in the delivery's own row."""
 
     __tablename__ = "attempts"
-    __table_args__ = (sa.PrimaryKeyConstraint("event_id", "sink", "number"), {"sqlite_with_rowid": False})
+    __table_args__ = (
+        sa.PrimaryKeyConstraint("event_id", "sink", "number"),
+        {"sqlite_with_rowid": False, "postgresql_partition_by": "RANGE (event_id)"},
+    )
 
     event_id: str = Field(sa_type=IdText)
     sink: str = Field(sa_type=_text(63))
@@ -303,6 +308,44 @@ class LedgerEntry(SQLModel, table=True):
     made: int = Field(sa_type=sa.BigInteger)
     erased: int = Field(sa_type=sa.BigInteger)
     expired: int = Field(sa_type=sa.BigInteger)
+
+
+class ErasureState(StrEnum):
+    RUNNING = "running"
+    DONE = "done"
+
+
+class Erasure(SQLModel, table=True):
+    """A person's erasure: a job that goes on after a restart, and then its receipt, which tells nothing of whom."""
+
+    __tablename__ = "erasures"
+
+    id: str = Field(sa_type=IdText, primary_key=True)
+    state: ErasureState = Field(sa_type=_text(16))
+    addresses: str | None = Field(default=None, sa_type=_text())  # JSON, the one asked for first; null once it is done
+    email_hash: str = Field(sa_type=_text(43))
+    folded: bool
+    keep_suppression: bool
+    counts: str = Field(sa_type=_text())  # JSON: table -> rows
+    requested_at: datetime = Field(sa_type=UTCDateTime)
+    erased_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class RetentionMark(SQLModel, table=True):
+    """Up to where retention has come."""
+
+    __tablename__ = "retention_marks"
+
+    name: str = Field(sa_type=_text(63), primary_key=True)
+    value: str = Field(sa_type=_text())
+
+
+class KeptPayload(SQLModel, table=True):
+    """An event past payload retention that was still owed to a sink: looked at again until it is not."""
+
+    __tablename__ = "kept_payloads"
+
+    event_id: str = Field(sa_type=IdText, primary_key=True)
 
 
 class SuppressionReason(StrEnum):

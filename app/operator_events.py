@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy.engine import Connection
+if TYPE_CHECKING:  # the settings stand on this module, and small commands need no database
+    from sqlalchemy.engine import Connection
 
 WEBHOOK = "jethook"
 PREFIX = "jethook."

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
-from sqlalchemy.engine import make_url
 
 from app.errors import DatabaseFault
 from app.logs import configure_logs
@@ -61,6 +60,8 @@ def database(found: Settings, *, as_it_is: bool = False) -> Iterator[Any]:
 
 def must_exist(url: str) -> None:
     """Opening a SQLite file makes it. Raises DatabaseFault where that would be so."""
+    from sqlalchemy.engine import make_url  # noqa: PLC0415
+
     if url.startswith("sqlite") and (path := make_url(url).database) and not Path(path).exists():
         raise DatabaseFault(f"JETHOOK_DATABASE_URL: there is no database {path!r}")
 

@@ -6,12 +6,14 @@ Columns hold what can be asked for; `payload` and `details` are read from the ra
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import orjson
 
-from app.clock import from_micros, rfc3339
+from app.clock import from_micros, rfc3339, to_micros
 from app.errors import DeliveryNotFound
 from app.mailjet.payloads import ExactNumber, MalformedPayload, decode
 from app.mailjet.vocabulary import as_text
@@ -78,6 +80,8 @@ def event_view(row: Mapping[str, Any], *, include_raw: bool) -> dict[str, Any]:
         "automated_rule": row["automated_rule"],
         "details": {clean(key): _clean_value(value) for key, value in payload.items() if key not in NAMED},
     }
+    if raw_text is None:
+        view["redacted"] = True  # retention took the payload and what is personal
     if include_raw:
         view["raw"] = None if raw_text is None else orjson.Fragment(raw_text)
     return view
@@ -128,6 +132,13 @@ def _clean_value(value: Any) -> Any:
     if isinstance(value, dict):
         return {clean(key): _clean_value(item) for key, item in value.items()}
     return value
+
+
+def new_id(now: datetime) -> str:
+    """A UUID of version 7: ids sort by the millisecond they were made in."""
+    millis = to_micros(now) // 1000
+    text = f"{millis:012x}7{secrets.randbits(12):03x}{secrets.randbits(62) | 1 << 63:016x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 # --- deliveries ------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from sqlmodel import SQLModel
 
 from app import models  # noqa: F401  fills the metadata
 from app.db import Database
+from app.migrate import is_described
 from app.settings import load_settings
 
 
@@ -13,6 +14,7 @@ def run(connection):
         connection=connection,
         target_metadata=SQLModel.metadata,
         compare_type=True,
+        include_name=is_described,
         transaction_per_migration=False,
     )
     with context.begin_transaction():

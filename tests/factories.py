@@ -120,3 +120,18 @@ def make_quarantined(database: Database, **given: Any) -> dict[str, Any]:
 def insert(database: Database, model: Any, rows: Iterable[Mapping[str, Any]]) -> None:
     """Rows of one table, in one transaction."""
     database.write(lambda connection: connection.execute(sa.insert(model.__table__), [dict(row) for row in rows]))
+
+
+def take_statistics(database: Database) -> None:
+    """As PostgreSQL's autovacuum does: of the tables and partitions that hold something, never of all partitions."""
+    filled = sa.text(
+        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+        " AND pg_relation_size(oid) > 0"
+    )
+
+    def analyze(connection: sa.Connection) -> None:
+        names = connection.execute(filled).scalars().all()
+        connection.execute(sa.text(f"ANALYZE {', '.join(names)}"))
+
+    if not database.is_sqlite:
+        database.write(analyze)

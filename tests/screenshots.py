@@ -32,6 +32,9 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 MIX = {"sent": 60, "open": 24, "click": 7, "bounce": 0.9, "blocked": 1.4, "unsub": 0.4, "spam": 0.03}
 MOST_HEIGHT = 1650  # pixels of a page; lists go on and on
+NAMES = ("ada", "bo", "chloé", "dmitri", "elif", "fatima", "goran", "hana", "ines", "jo", "kofi", "lars")
+DOMAINS = ("example.com", "example.com", "example.org", "example.net", "mail.example.com")
+CAMPAIGNS = ("spring-sale", "welcome", "password-reset", "newsletter-17", "survey")
 BROKEN = '{"event": "open", "time": "yesterday", "MessageID": 19421777396190490, "email": "zoë@example.com"}'.encode()
 
 
@@ -59,7 +62,8 @@ def set_scene(stage: Stage) -> None:
     key = stage.service.settings.connections["default"].api_key
     stage.mailjet.mark_dead(key, "spam")
     stage.mailjet.put_callback(key, "unsub", "https://old-crm.example.com/mailjet?token=1", version=1, status="alive")
-    stage.post(traffic(700))
+    stage.post(list(_day(1500)))
+    stage.post(traffic(200))
     stage.post(message())
     stage.post(BROKEN)
     until(lambda: stage.get("/v1/sinks/warehouse")["breaker"] == "open", "the breaker")
@@ -83,6 +87,24 @@ def message() -> list[dict[str, Any]]:
     return [{"event": kind, "time": start + after, **common, **more} for kind, after, more in steps]
 
 
+def _day(count: int) -> Iterator[dict[str, Any]]:
+    """A day as most are: nearly everything arrives."""
+    chance = random.Random(5)
+    now = int(time.time())
+    for number in range(count):
+        (kind,) = chance.choices(list(MIX), list(MIX.values()))
+        hour = 24 * number / count
+        if chance.random() < 0.35 + 0.3 * math.sin((hour - 4) / 4):
+            continue
+        why = {"bounce": {"error": "user unknown", "error_related_to": "recipient", "hard_bounce": True},
+               "blocked": {"error": "preblocked", "error_related_to": "mailjet"}}  # fmt: skip
+        yield {
+            "event": kind, "time": now - 86_000 + int(hour * 3580), "MessageID": 10**18 + number // 3,
+            "email": f"{chance.choice(NAMES)}{number % 97}@{chance.choice(DOMAINS)}",
+            "mj_campaign_id": 7000 + number % 5, "customcampaign": CAMPAIGNS[number % 5], **why.get(kind, {}),
+        }  # fmt: skip
+
+
 def _history() -> Iterator[tuple[int, Counter[str], int]]:
     chance = random.Random(3)
     for back in range(5, 3600, 5):
@@ -100,6 +122,7 @@ def paths(stage: Stage) -> Iterator[tuple[str, str]]:
     yield "message", f"/dashboard/messages?id={click['message_id']}"
     yield "recipients", "/dashboard/recipients"
     yield "recipient", f"/dashboard/recipients?email={click['email']}"
+    yield "statistics", "/dashboard/statistics?span=day"
     yield "sinks", "/dashboard/sinks"
     yield "sink", "/dashboard/sinks/warehouse"
     yield "replays", "/dashboard/replays"

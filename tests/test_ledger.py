@@ -79,7 +79,7 @@ def test_all_of_a_table_can_be_written_off_before_it_is_dropped(database: Databa
     make_delivery(database, event, sink="crm")
     orders = sa.select(events).where(events.c.webhook == "orders").subquery()
 
-    database.write(lambda c: ledger.record_all_of(c, Entry.EXPIRED, events=orders, deliveries=deliveries))
+    database.write(lambda c: ledger.add(c, Entry.EXPIRED, ledger.count_all_of(c, events=orders, deliveries=deliveries)))
 
     slot = event["id"][:7]
     assert lines(database) == {(slot, "orders", ""): (0, 0, 1), (slot, "orders", "crm"): (0, 0, 1)}

@@ -15,7 +15,7 @@ from app.dashboard.forms import Form, read_form
 from app.dashboard.sessions import LIFE, Session, Sessions
 from app.dashboard.throttle import Throttle
 from app.db import Database
-from app.errors import AppError, Forbidden, Unauthorized
+from app.errors import Forbidden, Unauthorized
 
 COOKIE = "jethook_session"
 FOUND = "jethook.session"  # in the scope, for pages that tell of an error
@@ -28,8 +28,10 @@ class SignedOut(Unauthorized):
         super().__init__("sign in first")
 
 
-class TooManyGuesses(AppError):
-    status_code, code, title = 429, "too_many_guesses", "Too many wrong keys"
+class TooManyGuesses(Unauthorized):
+    """Of a page, so it needs no code of its own in the API."""
+
+    status_code, title = 429, "Too many wrong keys"
 
     def __init__(self, wait_seconds: int) -> None:
         told = f"too many wrong keys from this address; try again in {wait_seconds} s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -52,6 +53,11 @@ class Assets:
         if "gzip" not in request.headers.get("accept-encoding", ""):
             return Response(asset.content, headers=headers, media_type=asset.media_type)
         return Response(asset.compressed, headers=headers | {"content-encoding": "gzip"}, media_type=asset.media_type)
+
+
+@cache
+def load_assets() -> Assets:
+    return Assets()
 
 
 def _asset(path: Path) -> Asset:

@@ -1,17 +1,16 @@
-"""Deliverability from counts: which shares matter, and from where on they hurt. Pure.
+"""Deliverability: which shares matter, and from where on they hurt. Pure.
 
-The bounds are the ones mailbox providers name: complaints above a thousandth, lasting failures above two hundredths.
+The bounds are the ones mailbox providers name: complaints above a thousandth, failures above two hundredths.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-COMPLAINTS_BOUND = 0.001
-BOUNCES_BOUND = 0.02
-BLOCKED_BOUND = 0.02
-LEAST = 100  # messages; below that a share says nothing
+BOUNDS = {"bounce": 0.02, "blocked": 0.02, "complaint": 0.001, "least": 100}
+"""Shares, and the least number of messages about which a share says something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +28,23 @@ class Figure:
         """`bad` beyond the bound, `warn` near it, `few` where there is too little to say, else `ok`."""
         if self.bound is None or self.share is None:
             return "ok"
-        if self.of < LEAST:
+        if self.of < BOUNDS["least"]:
             return "few"
         return "bad" if self.share > self.bound else "warn" if self.share > 0.75 * self.bound else "ok"
 
 
-def figures(counts: Mapping[str, float]) -> list[Figure]:
-    """From events by type. Of what was tried (sent, bounced, blocked), and of what was sent."""
-    sent, bounced, blocked = (int(counts.get(name, 0)) for name in ("sent", "bounce", "blocked"))
+def figures(row: Mapping[str, Any]) -> list[Figure]:
+    """From a row of statistics; opens and clicks are people's."""
+    counts, rates, machines = row["counts"], row["rates"], row["automated"]
+    sent, bounced, blocked, spam, opens, clicks = (
+        int(counts.get(name, 0)) for name in ("sent", "bounce", "blocked", "spam", "open", "click")
+    )
     tried = sent + bounced + blocked
-    spam, opens, clicks = (int(counts.get(name, 0)) for name in ("spam", "open", "click"))
     return [
-        _figure("Delivered", sent, tried),
-        _figure("Bounced", bounced, tried, BOUNCES_BOUND),
-        _figure("Blocked", blocked, tried, BLOCKED_BOUND),
-        _figure("Complaints", spam, sent, COMPLAINTS_BOUND),
-        _figure("Opens", opens, sent),
-        _figure("Clicks", clicks, sent),
+        Figure("Delivered", rates["delivery"], sent, tried),
+        Figure("Bounced", rates["bounce"], bounced, tried, BOUNDS["bounce"]),
+        Figure("Blocked", blocked / tried if tried else None, blocked, tried, BOUNDS["blocked"]),
+        Figure("Complaints", rates["complaint"], spam, sent, BOUNDS["complaint"]),
+        Figure("Opened", rates["open"], opens - machines["open"], sent),
+        Figure("Clicked", rates["click"], clicks - machines["click"], sent),
     ]
-
-
-def _figure(name: str, count: int, of: int, bound: float | None = None) -> Figure:
-    return Figure(name, count / of if of else None, count, of, bound)

@@ -8,10 +8,12 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from sqlalchemy.engine import Connection
 
 from app.clock import utc_now
+from app.dashboard import history
 from app.dashboard.attention import notices
-from app.dashboard.chart import SPANS, live_chart
+from app.dashboard.chart import LONG_SPANS, SPANS, Chart, live_chart, make_chart
 from app.dashboard.desk import Desk
 from app.dashboard.figures import figures
 from app.dashboard.sessions import Session
@@ -24,6 +26,7 @@ from app.views import event_view
 MOST_COUNTED = 10_000  # of a sink's deliveries; more are shown as "10,000+"
 NEWEST = 8
 SILENT = timedelta(days=1)
+TABS = {**{name: SPANS[name][0] for name in SPANS}, **{name: history.SPANS[name][0] for name in LONG_SPANS}}
 
 
 def add_routes(router: APIRouter, desk: Desk) -> None:
@@ -32,7 +35,7 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
         request: Request, session: Annotated[Session, Depends(desk.access.viewer)], span: str = "live"
     ) -> Response:
         return desk.pages.answer(
-            request, "overview.html", session, **overview_values(desk, span if span in SPANS else "live")
+            request, "overview.html", session, **overview_values(desk, span if span in TABS else "live")
         )
 
 
@@ -43,6 +46,8 @@ def overview_values(desk: Desk, span: str) -> dict[str, Any]:
     with desk.database.reading() as connection:
         newest = queries.list_events(connection, EventQuery(limit=NEWEST), None)
         quarantine = queries.list_quarantine(connection, QuarantineQuery(limit=1), None)
+        whole = history.whole(connection, history.Asked("day", (), now))
+        chart = _chart(desk, connection, span, now)
     return {
         "notices": notices(desk.settings, sinks, webhooks, bool(quarantine.rows)),
         "sinks": sinks,
@@ -50,14 +55,21 @@ def overview_values(desk: Desk, span: str) -> dict[str, Any]:
         "most_counted": MOST_COUNTED,
         "webhooks": [(webhook, {c.type: (c, health_of(c, now)) for c in webhook.callbacks if not c.backup})
                      for webhook in webhooks],
-        "chart": live_chart(desk.pulse, span),
-        "tabs": {name: told[0] for name, told in SPANS.items()},
+        "chart": chart,
+        "tabs": TABS,
         "span": span,
         "rate": sum(desk.pulse.counts(60).values()) / 60,
-        "figures": figures(desk.pulse.counts(3600)),
+        "figures": figures(whole),
         "events": [event_view(row, include_raw=False) for row in newest.rows],
         "last_event_at": max((row["received_at"] for row in newest.rows), default=None),
     }  # fmt: skip
+
+
+def _chart(desk: Desk, connection: Connection, span: str, now: datetime) -> Chart:
+    if span in SPANS:
+        return live_chart(desk.pulse, span)
+    asked = history.Asked(span, (), now)
+    return make_chart(TABS[span], asked.step_seconds, *history.series(connection, asked))
 
 
 def health_of(callback: CallbackModel, now: datetime) -> str:

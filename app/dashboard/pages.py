@@ -7,6 +7,7 @@ run or be loaded that is not a file of ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -22,7 +23,7 @@ from starlette.responses import RedirectResponse
 from app import __version__
 from app.clock import utc_now
 from app.dashboard.access import FOUND, SignedOut
-from app.dashboard.assets import Assets
+from app.dashboard.assets import load_assets
 from app.dashboard.filters import FILTERS, address
 from app.dashboard.sessions import Session
 from app.db import is_outage
@@ -49,18 +50,24 @@ HEADERS = {
 }
 
 
-class Pages:
-    """Renders templates; one for the process."""
+@cache
+def environment() -> Environment:
+    """One for the process: templates are compiled once, however many apps are made."""
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, auto_reload=False,
+    )  # fmt: skip
+    made.filters.update(FILTERS)
+    made.globals.update(asset=load_assets().url, address=address, version=__version__, event_types=EVENT_TYPES)
+    return made
 
-    def __init__(self, assets: Assets, instance: str) -> None:
-        self._environment = Environment(
-            loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
-        )  # fmt: skip
-        self._environment.filters.update(FILTERS)
-        self._environment.globals.update(
-            asset=assets.url, address=address, version=__version__, instance=instance, event_types=EVENT_TYPES
-        )
+
+class Pages:
+    """Renders templates."""
+
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
+        self._environment = environment()
 
     def fragment(self, template: str, **values: Any) -> str:
         """A piece of a page, escaped as pages are."""
@@ -73,7 +80,7 @@ class Pages:
         said = request.cookies.get(SAID)
         kind, _, text = unquote(said).partition(":") if said else ("", "", "")
         html = self._environment.get_template(template).render(
-            session=session, now=utc_now(), theme=_theme(request), path=request.url.path,
+            session=session, instance=self._instance, now=utc_now(), theme=_theme(request), path=request.url.path,
             said={"kind": "bad" if kind == "bad" else "ok", "text": text} if text else None, **values,
         )  # fmt: skip
         response = Response(html, status, HEADERS, media_type="text/html; charset=utf-8")

@@ -12,24 +12,25 @@ from app.dashboard import (
     replay_pages,
     sign_in,
     sink_pages,
+    stats_pages,
     webhook_pages,
 )
-from app.dashboard.assets import PREFIX, Assets
+from app.dashboard.assets import PREFIX, load_assets
 from app.dashboard.desk import Desk
 from app.dashboard.pages import page_route
 
 PAGES = (
-    sign_in, overview, event_pages, message_pages, recipient_pages, sink_pages, replay_pages,
+    sign_in, overview, event_pages, message_pages, recipient_pages, stats_pages, sink_pages, replay_pages,
     webhook_pages, quarantine_pages,
 )  # fmt: skip
 
 
-def build_router(desk: Desk, assets: Assets) -> APIRouter:
+def build_router(desk: Desk) -> APIRouter:
     router = APIRouter(route_class=page_route(desk.pages), include_in_schema=False)
 
     @router.get(PREFIX + "{name:path}")
     async def static(request: Request, name: str) -> Response:
-        return assets.answer(request, name)
+        return load_assets().answer(request, name)
 
     for pages in PAGES:
         pages.add_routes(router, desk)

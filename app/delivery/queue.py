@@ -30,6 +30,9 @@ ATTEMPT_COLUMNS = (
 )  # fmt: skip
 
 
+NOTHING_TO_SEND = "the event or its payload was removed by retention"
+
+
 @dataclass(slots=True)
 class Report:
     """What became of one request's deliveries; `recorded` is called once that is durable."""
@@ -104,7 +107,17 @@ def claim_due(connection: Connection, request: ClaimRequest) -> list[Job]:
         rows = [*rows, *_take(connection, request, rest)]
     rows.sort(key=lambda row: str(row.event_id))  # in the order of the events' times: RETURNING has none
     events = _events_by_id(connection, [row.event_id for row in rows])
+    gone = [row.event_id for row in rows if row.event_id not in events]
+    if gone:
+        _cancel_unsendable(connection, request, gone)
     return [_job(row, request.sink, events[row.event_id]) for row in rows if row.event_id in events]
+
+
+def _cancel_unsendable(connection: Connection, request: ClaimRequest, ids: Sequence[str]) -> None:
+    """End claimed deliveries of which retention left nothing to send."""
+    mine = (_deliveries.c.sink == request.sink, _deliveries.c.event_id.in_(ids))
+    ended = {"state": DeliveryState.CANCELLED.value, "settled_at": request.now, "lease_token": None}
+    connection.execute(sa.update(_deliveries).where(*mine).values(last_error=NOTHING_TO_SEND, **ended))
 
 
 def due_ids(request: ClaimRequest) -> sa.Select[tuple[str]]:
@@ -211,7 +224,8 @@ def _events_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, tuple
     ]
     found: dict[str, tuple[Any, ...]] = {}
     for chunk in chunks(ids, 512):
-        for row in connection.execute(sa.select(*columns).where(_events.c.id.in_(chunk))):
+        whole = sa.and_(_events.c.id.in_(chunk), _events.c.raw.is_not(None))
+        for row in connection.execute(sa.select(*columns).where(whole)):
             found[row[0]] = tuple(row)
     return found
 
@@ -242,32 +256,30 @@ def renew(connection: Connection, *, held: Mapping[str, Iterable[str]], lease_to
 def next_due(connection: Connection, sinks: Iterable[str]) -> dict[tuple[str, int], datetime]:
     """(sink, priority) -> when its first pending delivery is due; two without any are left out."""
     found: dict[tuple[str, int], datetime] = {}
-    for some in chunks(list(sinks)):  # SQLite joins no more than 500 selects
-        found |= _next_due(connection, some)
+    for some in chunks(list(sinks)):
+        rows = connection.execute(_first_due(some))
+        found |= {(row.sink, row.priority): row.at for row in rows if row.at is not None}
     return found
 
 
-def _next_due(connection: Connection, sinks: Sequence[str]) -> dict[tuple[str, int], datetime]:
-    first = [
-        sa.select(
-            sa.literal(sink).label("sink"),
-            sa.literal(priority.value).label("priority"),
-            sa.select(_deliveries.c.next_attempt_at)
-            .where(
-                _deliveries.c.sink == sink,
-                _deliveries.c.state == sa.literal_column("'pending'"),
-                _deliveries.c.priority == priority.value,
-            )
-            .order_by(_deliveries.c.next_attempt_at)
-            .limit(1)
-            .scalar_subquery()
-            .label("at"),
+def _first_due(sinks: Sequence[str]) -> sa.Select[Any]:
+    """One look at the index for each sink and priority, written once: PostgreSQL plans it for all its partitions, and
+    a select of its own for each would be planned as many times."""
+    pairs = [(sink, priority.value) for sink in sinks for priority in Priority]
+    asked = sa.values(sa.column("sink", sa.Text()), sa.column("priority", sa.Integer())).data(pairs).cte("asked")
+    first = (
+        sa.select(_deliveries.c.next_attempt_at)
+        .where(
+            _deliveries.c.sink == asked.c.sink,
+            _deliveries.c.state == sa.literal_column("'pending'"),
+            _deliveries.c.priority == asked.c.priority,
         )
-        for sink in sinks
-        for priority in Priority
-    ]
-    rows = connection.execute(sa.union_all(*first))
-    return {(row.sink, row.priority): row.at for row in rows if row.at is not None}
+        .order_by(_deliveries.c.next_attempt_at)
+        .limit(1)
+        .correlate(asked)
+        .scalar_subquery()
+    )
+    return sa.select(asked.c.sink, asked.c.priority, first.label("at"))
 
 
 def record_completions(connection: Connection, completions: Sequence[Completion]) -> None:
@@ -281,7 +293,7 @@ def record_completions(connection: Connection, completions: Sequence[Completion]
         if cursor.rowcount < len(chunk):  # some lost their lease: what was tried is kept beside the delivery
             others_tried += _not_in_their_rows(connection, chunk)
         cursor.close()
-    insert_missing(connection, _attempts, ATTEMPT_COLUMNS, others_tried)
+    insert_missing(connection, _attempts, ATTEMPT_COLUMNS, _of_deliveries_there(connection, others_tried))
     for chunk in chunks(others):
         values = tuple(value for c in chunk for value in _values_of(c))
         run_driver_sql(connection, _completion_sql(len(chunk), connection.dialect.name), values).close()
@@ -333,6 +345,16 @@ def _not_in_their_rows(connection: Connection, completions: Sequence[Completion]
     return [c.attempt for c in completions if c.attempt is not None and (c.event_id, c.sink) not in kept]
 
 
+def _of_deliveries_there(connection: Connection, attempts: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Those whose delivery was not deleted while it was tried: what a sink answered must not outlive an erasure."""
+    there: set[tuple[str, str]] = set()
+    for chunk in chunks(sorted({attempt[0] for attempt in attempts}), 512):
+        statement = sa.select(_deliveries.c.event_id, _deliveries.c.sink).where(_deliveries.c.event_id.in_(chunk))
+        rows = connection.execute(statement.with_for_update(read=True, key_share=True))
+        there.update((row.event_id, row.sink) for row in rows)
+    return [attempt for attempt in attempts if (attempt[0], attempt[1]) in there]
+
+
 def _values_of(c: Completion) -> tuple[Any, ...]:
     return (
         c.event_id, c.sink, c.lease_token, c.state.value, int(c.priority), c.attempt_count, c.schedule_step,
@@ -378,9 +400,11 @@ def _values_sql(kinds: Mapping[str, str], rows: int, dialect: str) -> str:
 def retry(connection: Connection, event_id: str, sink: str, now: datetime) -> None:
     """Make a delivery due now with a fresh schedule, whatever its state; one being sent at this moment stays so.
 
-    Raises DeliveryNotFound.
+    Raises DeliveryNotFound, Conflict where retention has removed what would be sent.
     """
     _get_state(connection, event_id, sink)
+    if connection.execute(sa.select(_events.c.raw.is_(None)).where(_events.c.id == event_id)).scalar_one_or_none():
+        raise Conflict(NOTHING_TO_SEND)
     mine = (_deliveries.c.event_id == event_id, _deliveries.c.sink == sink)
     fresh = {
         "state": DeliveryState.PENDING.value,

@@ -34,7 +34,7 @@ def examine(settings: Settings, *, send_test: bool = False) -> list[Finding]:
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:
-    yield ok("settings", f"{len(settings.effective_webhooks)} webhooks, {len(settings.sinks)} sinks")
+    yield ok("settings", f"webhooks: {len(settings.effective_webhooks)}, sinks: {len(settings.sinks)}")
     if not (settings.api_keys or settings.read_api_keys):
         yield warning("settings", "no REST keys: one is made and printed at start", "JETHOOK_API_KEYS")
     if not settings.sinks:

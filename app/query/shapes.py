@@ -101,7 +101,12 @@ class EventModel(BaseModel):
         description="the rule that decided; an image proxy that fetches for a person has one too. Null: none did"
     )
     details: dict[str, Any] = Field(description="everything else Mailjet sent")
-    raw: dict[str, Any] | None = Field(None, description="what Mailjet sent, every digit kept; in lists on request")
+    raw: dict[str, Any] | None = Field(
+        None, description="what Mailjet sent, every digit kept; in lists on request; null once it is redacted"
+    )
+    redacted: bool = Field(
+        False, description="true, and only then present, once retention has removed the payload and what is personal"
+    )
 
 
 class DeliveryModel(BaseModel):

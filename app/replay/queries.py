@@ -255,14 +255,16 @@ def take_up(
     leaves alone), so between the two none changes hands.
     """
     made = to_micros(now)
+    there = still_stored(connection, [t.event_id for t in part.rows])
     rows = [
         (t.event_id, replay.sink, t.webhook, t.type, due[n], replay.id, t.order_key, made)
         for n, t in enumerate(part.rows)
+        if t.event_id in there
     ]
     for chunk in chunks(rows):
         sql = _reopen_sql(len(chunk), connection.dialect.name, only_dead=only_dead)
         connection.exec_driver_sql(sql, tuple(chain.from_iterable(chunk)))
-    ids = [row.event_id for row in part.rows]
+    ids = sorted(there)
     _note_made(connection, replay, ids, now)
     mine = (deliveries.c.sink == replay.sink, deliveries.c.event_id.in_(ids), _pending)
     unmarked = deliveries.c.replay_id.is_distinct_from(replay.id)
@@ -280,6 +282,12 @@ def _note_made(connection: Connection, replay: Row, ids: Sequence[str], now: dat
     keys = sa.select(deliveries.c.event_id, deliveries.c.webhook, deliveries.c.sink).where(*mine, *made)
     found = connection.execute(keys).all()
     record(connection, Entry.MADE, deliveries=[(event_id, webhook, sink) for event_id, webhook, sink in found])
+
+
+def still_stored(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Those whose event was not deleted since they were read, and will not be before this transaction ends."""
+    statement = sa.select(events.c.id).where(events.c.id.in_(ids)).with_for_update(read=True, key_share=True)
+    return set(connection.execute(statement).scalars()) if ids else set()
 
 
 @lru_cache(maxsize=64)

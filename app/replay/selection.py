@@ -39,6 +39,7 @@ EventValues = tuple[Any, ...]
 
 events: sa.Table = Event.__table__  # type: ignore[attr-defined]
 deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
+_sendable = events.c.raw.is_not(None)  # retention has not taken what would be sent
 _webhook, _type = Unindexed(events.c.webhook), Unindexed(events.c.type)
 
 
@@ -201,11 +202,11 @@ def candidates(selection: Selection, recipient: Recipient, *, last_seq: int, mad
     never takes up again what it gave up itself.
     """
     if isinstance(selection, EventSelection):
-        real = [events.c.test == sa.false(), Unindexed(events.c.seq) <= last_seq]
+        real = [events.c.test == sa.false(), Unindexed(events.c.seq) <= last_seq, _sendable]
         return Candidates(events, events.c.id, event_conditions(selection, events.c) + recipient.conditions + real)
     settled = deliveries.c.settled_at
     conditions = delivery_conditions(_delivery_query(selection, recipient.name), deliveries.c)
-    conditions.append(sa.or_(settled.is_(None), settled <= made_at))
+    conditions += [sa.or_(settled.is_(None), settled <= made_at), _sendable]
     both = deliveries.join(events, events.c.id == deliveries.c.event_id)
     return Candidates(both, deliveries.c.event_id, conditions)
 

@@ -7,7 +7,6 @@ nothing and loses nothing. The worker of `app.delivery` sends what was taken up,
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from app.replay.selection import (
     parse_selection,
     selection_text,
 )
+from app.views import new_id
 
 log = structlog.get_logger(__name__)
 
@@ -62,13 +62,6 @@ def new_replay(
         "state": ReplayState.RUNNING.value, "count": found, "last_seq": last_seq, "cursor": None, "taken": 0, "done": 0,
         "failed": 0, "error": None, "created_at": now, "finished_at": None,
     }  # fmt: skip
-
-
-def new_id(now: datetime) -> str:
-    """A UUID of version 7: ids sort by the millisecond they were made in."""
-    millis = to_micros(now) // 1000
-    text = f"{millis:012x}7{secrets.randbits(12):03x}{secrets.randbits(62) | 1 << 63:016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from app.clock import from_micros
 from app.db import Database
-from app.filters import first_id
+from app.partitions import first_id
 from app.rollups.cells import COUNTED, HOUR_MICROS, HOURS_OF_A_DAY, TOP_LEVEL, Unit, View
 from app.rollups.store import (
     FACT_COLUMNS,

@@ -207,6 +207,21 @@ class Settings(BaseModel):
     register_every_seconds: SecondsOrNone = Field(
         300.0, description="how often callbacks are checked; 0: at start only"
     )
+    retention_days: float = Field(
+        90,
+        ge=0,
+        le=36_500,
+        allow_inf_nan=False,
+        description="finished events are deleted that long after they happened; 0: never",
+    )
+    payload_retention_days: float | None = Field(
+        None,
+        gt=0,
+        le=36_500,
+        allow_inf_nan=False,
+        description="payloads and what is personal are removed earlier, after that time; unset: with their event",
+    )
+    retention_deletes_owed: bool = Field(False, description="retention also takes what is still owed to a sink")
     stats_retention_days: int = Field(
         1825, ge=1, description="how long statistics are kept, whole days, also of events deleted before"
     )
@@ -245,6 +260,14 @@ class Settings(BaseModel):
         )
         if told := "\n".join(faults):
             raise ValueError(told)
+        return self
+
+    @model_validator(mode="after")
+    def _payloads_go_first(self) -> Settings:
+        if self.retention_days and (self.payload_retention_days or 0) > self.retention_days:
+            raise ValueError(
+                f"JETHOOK_PAYLOAD_RETENTION_DAYS: must not exceed JETHOOK_RETENTION_DAYS ({self.retention_days:g})"
+            )
         return self
 
     @property

@@ -17,9 +17,9 @@ from axe_playwright_python.sync_playwright import Axe  # noqa: E402
 from playwright.sync_api import Browser, BrowserContext, Page, expect  # noqa: E402
 
 LISTS = (
-    "/", "/dashboard/events", "/dashboard/recipients", "/dashboard/recipients?email=a@example.com", "/dashboard/sinks",
-    "/dashboard/sinks/crm", "/dashboard/replays", "/dashboard/webhooks", "/dashboard/webhooks/orders",
-    "/dashboard/quarantine",
+    "/", "/dashboard/events", "/dashboard/recipients", "/dashboard/recipients?email=a@example.com",
+    "/dashboard/statistics?span=day", "/dashboard/sinks", "/dashboard/sinks/crm", "/dashboard/replays",
+    "/dashboard/webhooks", "/dashboard/webhooks/orders", "/dashboard/quarantine",
 )  # fmt: skip
 BROKEN = b'{"event":"open","time":1777802400,"MessageID":7,"email":"later@example.com"'
 

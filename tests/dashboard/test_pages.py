@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import timedelta
 from html import unescape
 from html.parser import HTMLParser
 from typing import Any
@@ -12,6 +13,7 @@ from urllib.parse import quote
 import pytest
 from fastapi.testclient import TestClient
 
+from app.clock import utc_now
 from app.main import Service
 from tests.dashboard.conftest import press
 from tests.factories import make_attempt, make_delivery, make_event, make_quarantined
@@ -84,8 +86,9 @@ def test_hostile_events_are_text_on_every_page(person: TestClient, hostile: dict
     entry = make_quarantined(service.database, body=HOSTILE.encode(), reason=HOSTILE, webhook="orders")
     email = quote(HOSTILE)
     paths = (
-        f"/dashboard/recipients?email={email}", "/", "/dashboard/events", f"/dashboard/events/{hostile['id']}",
-        "/dashboard/sinks/crm", "/dashboard/quarantine", f"/dashboard/quarantine/{entry['id']}",
+        f"/dashboard/recipients?email={email}", "/dashboard/statistics", "/", "/dashboard/events",
+        "/dashboard/sinks/crm", f"/dashboard/events/{hostile['id']}", "/dashboard/quarantine",
+        f"/dashboard/quarantine/{entry['id']}",
     )  # fmt: skip
     pages = [get(person, path) for path in paths]
     message = person.get("/dashboard/messages", params={"id": HOSTILE})
@@ -94,7 +97,7 @@ def test_hostile_events_are_text_on_every_page(person: TestClient, hostile: dict
     assert all(
         "<script>alert" not in page and "<img" not in page and ">49<" not in page for page in [*pages, message.text]
     )
-    assert HOSTILE in unescape(pages[2])
+    assert HOSTILE in unescape(pages[3])
 
 
 def test_hostile_filters_come_back_as_text(person: TestClient):
@@ -261,6 +264,27 @@ def test_a_person_suppresses_an_address_and_lifts_it_again_with_a_reason(person:
     page = get(person, path)
     assert "1 lifted" in page
     assert "Nothing is in force" in page
+
+
+def test_statistics_tell_campaigns_domains_and_reasons_and_give_them_as_csv(person: TestClient, service: Service):
+    recent = utc_now().replace(microsecond=0) - timedelta(minutes=5)
+    for number in range(4):
+        make_event(service.database, type="sent", outcome="delivered", occurred_at=recent, custom_campaign="=spring",
+                   campaign_id="7", email=f"a{number}@example.org")  # fmt: skip
+    make_event(service.database, type="bounce", outcome="bounced", occurred_at=recent, reason="user unknown",
+               reason_group="recipient", email="b@example.net")  # fmt: skip
+
+    page = get(person, "/dashboard/statistics?span=day")
+    table = person.get("/dashboard/statistics/campaigns.csv?span=day")
+
+    for told in ("80.0 %", "=spring", "example.org", "user unknown", "5 recipients"):
+        assert told in page
+    assert table.headers["content-disposition"] == 'attachment; filename="jethook-campaigns-day.csv"'
+    assert table.text.splitlines()[1].startswith("7,'=spring,4,0,0,")
+    assert get(person, "/dashboard/statistics?span=nonsense&webhook=none")
+    assert person.get("/dashboard/statistics/nothing.csv").status_code == 404
+    for span in ("hour", "day", "week"):
+        assert 'aria-current="true"' in get(person, f"/?span={span}")
 
 
 def test_a_delivery_is_tried_again_or_given_up(person: TestClient, service: Service):

@@ -9,6 +9,7 @@ from app.dashboard.throttle import GUESSES, MOST_ADDRESSES, SECONDS_A_GUESS, Thr
 
 NOW = datetime(2026, 5, 3, 12, tzinfo=UTC)
 SESSIONS = Sessions(b"secret", full=["full", "both"], read=["read", "both"])
+COOKIE = SESSIONS.sign_in("read", NOW) or ""
 
 
 @pytest.mark.parametrize(("key", "may_act"), [("full", True), ("read", False), ("both", True)])
@@ -53,7 +54,7 @@ def test_a_session_ends():
 
 @given(st.data())
 def test_a_changed_cookie_is_none(data: st.DataObject):
-    cookie = SESSIONS.sign_in("read", NOW) or ""
+    cookie = COOKIE
     at = data.draw(st.integers(0, len(cookie) - 1))
     changed = cookie[:at] + data.draw(st.sampled_from("aB9-_.x").filter(lambda c: c != cookie[at])) + cookie[at + 1 :]
 

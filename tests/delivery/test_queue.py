@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from app.errors import Conflict, DeliveryNotFound
 from app.models import Delivery, DeliveryState, Event, Priority
 from app.query.queries import all_attempts
 from tests.conftest import MakeDatabase
-from tests.factories import NOON, event_values, insert, make_delivery, make_event
+from tests.factories import NOON, event_values, insert, make_delivery, make_event, take_statistics
 
 NOW = NOON + timedelta(hours=1)
 LATER = NOW + timedelta(seconds=12)
@@ -480,7 +481,9 @@ def crowded(request: pytest.FixtureRequest, make_migrated: MakeDatabase) -> Iter
         for n, e in enumerate(events)
     ]
     insert(database, Delivery, rows)
-    database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+    if database.is_sqlite:
+        database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+    take_statistics(database)
     yield database
     database.close()
 
@@ -529,7 +532,7 @@ def test_a_claim_uses_the_index_of_what_is_due(crowded: Database) -> None:
 
     assert "ix_deliveries_due" in plan
     assert "TEMP B-TREE FOR ORDER BY" not in plan
-    assert "Sort Key" not in plan
+    assert not re.search(r"\bSort +\(", plan)  # partitions, each in order, are merged by their key
     assert_no_scan_of_deliveries(plan)
 
 

@@ -13,7 +13,7 @@ from app.filters import Condition
 from app.models import Delivery, Event
 from app.query import messages
 from app.query.messages import MAX_EVENTS, message_conditions
-from tests.factories import NOON, event_values, insert, make_attempt, make_delivery, make_event
+from tests.factories import NOON, event_values, insert, make_attempt, make_delivery, make_event, take_statistics
 
 ID = "19421777835146490"
 OUTCOMES = {"sent": "delivered", "open": "opened", "click": "clicked", "bounce": "bounced", "spam": "complained"}
@@ -197,8 +197,7 @@ def statements(conditions: list[Condition]) -> dict[str, sa.Select[Any]]:
 @pytest.mark.parametrize("name", ["message_id", "message_guid"])
 def test_a_message_is_found_by_its_index(database, name):
     insert(database, Event, [event_values(message_id=str(n), message_guid=f"g{n}") for n in range(5000)])
-    if not database.is_sqlite:
-        database.write(lambda connection: connection.execute(sa.text("ANALYZE events")))
+    take_statistics(database)
 
     for webhooks in ([], ["orders"], ["orders", "archive"]):
         conditions = message_conditions(name, {"message_id": "77", "message_guid": "g77"}[name], webhooks)
@@ -215,8 +214,7 @@ def test_deliveries_are_found_by_their_key(database):
         Delivery,
         [{"event_id": row["id"], "webhook": row["webhook"], "type": row["type"], **owed} for row in rows],
     )
-    if not database.is_sqlite:
-        database.write(lambda connection: connection.execute(sa.text("ANALYZE deliveries")))
+    take_statistics(database)
 
     told = plan(database, messages.deliveries_statement([row["id"] for row in rows[:3]]))
 

@@ -21,12 +21,12 @@ from fastapi.testclient import TestClient
 from app.clock import rfc3339
 from app.db import Database
 from app.main import create_app
-from app.models import Delivery, Event, Quarantined, Replay, Suppression
+from app.models import Delivery, Erasure, Event, Quarantined, Replay, Suppression
 from app.query import delivery_pages, event_pages
 from app.query.pages import by_index
 from app.settings import load_settings
 from tests.conftest import MakeDatabase
-from tests.factories import NOON, event_values, insert
+from tests.factories import NOON, event_values, insert, take_statistics
 
 EVENTS = 6000
 FEW = 300  # of them: more than a page and fewer than are sorted
@@ -103,6 +103,7 @@ LINES = [
     Line("/v1/quarantine?webhook=orders", "ix_quarantine_received"),
     Line(f"/v1/quarantine?{TIMES}", "ix_quarantine_received"),
     Line("/v1/replays", "replays.id"),
+    Line("/v1/erasures", "erasures.id"),
     Line("/v1/events/EVENT/deliveries", KEY, sorts=True),
     Line("/v1/suppressions", "ix_suppressions_since"),
     Line(f"/v1/suppressions?{TIMES}", "ix_suppressions_since"),
@@ -119,6 +120,7 @@ PAGING = {"order", "limit", "cursor"}
 PRIMARY = {
     "events.id": ("sqlite_autoindex_events_1", "uq_events_id"),
     "deliveries.key": ("USING PRIMARY KEY", "pk_deliveries"),
+    "erasures.id": ("sqlite_autoindex_erasures_1", "pk_erasures"),
     "replays.id": ("sqlite_autoindex_replays_1", "pk_replays"),
 }
 
@@ -192,8 +194,9 @@ def fill(database: Database) -> str:
             for n, id in enumerate(ids)
         ],
     )  # fmt: skip
-    if not database.is_sqlite:
-        database.write(lambda connection: connection.execute(sa.text("ANALYZE")))
+    insert(database, Erasure, [{"id": id, "state": "done", "email_hash": "x", "folded": False, "counts": "{}",
+                                "keep_suppression": False, "requested_at": NOON} for id in ids])  # fmt: skip
+    take_statistics(database)
     return str(events[1]["id"])
 
 
@@ -277,12 +280,13 @@ def test_a_list_is_read_by_an_index(stand: Stand, line: Line) -> None:
 
 def whole_tables(plan: str, keyed: set[str]) -> list[str]:
     """Tables that are read as they lie; an index that is read in its order is none of them."""
-    scanned = re.findall(r"SCAN (\w+)\b(?! USING)", plan) + re.findall(r"Seq Scan on (\w+)", plan)
+    scanned = re.findall(r"SCAN (\w+)\b(?! USING)", plan) + re.findall(r"Seq Scan on (\w+?)(?:_rest|_w\d+)?\b", plan)
     return sorted(BIG & set(scanned) - (set() if sorting(plan) else keyed))
 
 
 def sorting(plan: str) -> bool:
-    return "TEMP B-TREE" in plan or re.search(r"\bSort\b", plan) is not None
+    # Not the key by which PostgreSQL merges partitions, each of them in order.
+    return "TEMP B-TREE" in plan or re.search(r"\bSort +\(", plan) is not None
 
 
 # --- nothing is left out ---------------------------------------------------------------------------------------------
@@ -320,5 +324,5 @@ def test_a_page_of_a_campaign_starts_where_the_last_one_ended(stand: Stand) -> N
     if stand.database.is_sqlite:
         assert told.count("(campaign_id,id)>(?,?)") == told.count("(campaign_id,id)<(?,?)") == 1
     else:
-        (condition,) = re.findall("Index Cond: .*", told)
-        assert condition.count("ROW(campaign_id, ") == 2
+        conditions = re.findall("Index Cond: .*", told)
+        assert {condition.count("ROW(campaign_id, ") for condition in conditions} == {2}

@@ -1,0 +1,81 @@
+"""Statistics: how mail fares over time, by campaign, by domain, and why it fails; each table as CSV, too."""
+
+# Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
+import csv
+import io
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from sqlalchemy.engine import Connection
+
+from app.clock import utc_now
+from app.dashboard import history
+from app.dashboard.chart import make_chart
+from app.dashboard.desk import Desk
+from app.dashboard.figures import BOUNDS, figures
+from app.dashboard.history import SPANS, Asked
+from app.dashboard.pages import HEADERS
+from app.dashboard.sessions import Session
+from app.errors import NotFound
+
+PATH = "/dashboard/statistics"
+Rows = list[dict[str, Any]]
+Table = Callable[[Connection, Asked], Rows]
+TABLES: dict[str, tuple[str, Table]] = {
+    "campaigns": ("Campaigns", lambda c, asked: history.table(c, asked, ("campaign_id", "custom_campaign"))),
+    "domains": ("Recipients' domains", lambda c, asked: history.table(c, asked, ("email_domain",))),
+    "reasons": ("Why mail failed", history.reasons),
+}
+COUNTED = ("sent", "open", "click", "bounce", "blocked", "spam", "unsub")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def add_routes(router: APIRouter, desk: Desk) -> None:
+    viewer = Depends(desk.access.viewer)
+
+    @router.get(PATH)
+    def show_statistics(
+        request: Request, session: Annotated[Session, viewer], span: str = "week", webhook: str = ""
+    ) -> Response:
+        asked = _asked(span, webhook)
+        with desk.database.reading() as connection:
+            chart = make_chart(SPANS[asked.span][0], asked.step_seconds, *history.series(connection, asked))
+            whole = history.whole(connection, asked)
+            tables = {name: (title, read(connection, asked)) for name, (title, read) in TABLES.items()}
+        return desk.pages.answer(
+            request, "statistics.html", session, chart=chart, whole=whole, figures=figures(whole), tables=tables,
+            bounds=BOUNDS, spans=SPANS, asked=asked, webhooks=list(desk.settings.effective_webhooks), webhook=webhook,
+        )  # fmt: skip
+
+    @router.get(PATH + "/{name}.csv", dependencies=[viewer])
+    def download(name: str, span: str = "week", webhook: str = "") -> Response:
+        if name not in TABLES:
+            raise NotFound("there is no such table")
+        with desk.database.reading() as connection:
+            rows = TABLES[name][1](connection, _asked(span, webhook))
+        headers = HEADERS | {"content-disposition": f'attachment; filename="jethook-{name}-{span}.csv"'}
+        return Response(csv_of(rows), headers=headers, media_type="text/csv; charset=utf-8")
+
+
+def _asked(span: str, webhook: str) -> Asked:
+    return Asked(span if span in SPANS else "week", (webhook,) if webhook else (), utc_now())
+
+
+def csv_of(rows: Sequence[dict[str, Any]]) -> str:
+    """What is shown, as a table. Outsiders choose some of the texts: none of them becomes a spreadsheet's formula."""
+    groups = list(rows[0]["group"]) if rows else []
+    rates = list(rows[0]["rates"]) if rows else []
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow([*groups, *COUNTED, "open_by_machines", "click_by_machines", "recipients", "messages", *rates])
+    for row in rows:
+        writer.writerow([
+            *(_harmless(row["group"][name]) for name in groups), *(row["counts"].get(name, 0) for name in COUNTED),
+            row["automated"]["open"], row["automated"]["click"], *row["unique"].values(), *row["rates"].values(),
+        ])  # fmt: skip
+    return out.getvalue()
+
+
+def _harmless(text: str | None) -> str:
+    return "" if text is None else f"'{text}" if text.startswith(FORMULA) else text
