@@ -1,7 +1,7 @@
 """The SQL of retention: old events go, with their deliveries and attempts, a slice at a time.
 
-Ranges of time are ranges of ids, since an id starts with its time. What is owed to a sink stays, and on PostgreSQL also what
-somebody has locked at this moment: nobody waits for a slice, and it waits for nobody.
+Ranges of time are ranges of ids, since an id starts with its time. What is owed to a sink stays, and on PostgreSQL also
+what somebody has locked at this moment: nobody waits for a slice, and it waits for nobody.
 """
 
 from __future__ import annotations
