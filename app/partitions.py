@@ -176,6 +176,12 @@ def tables_of(week: Week) -> tuple[sa.TableClause, sa.TableClause]:
     return sa.table(week.part_of("events"), *of_events), sa.table(week.part_of("deliveries"), *of_deliveries)
 
 
+def has_late(connection: Connection, week: Week, moment: datetime) -> bool:
+    """Did an event of the week come in at `moment` or later? Reads the whole of it."""
+    late = sa.text(f"SELECT EXISTS (SELECT FROM {week.part_of('events')} WHERE received_at >= :micros)")  # noqa: S608
+    return bool(connection.execute(late, {"micros": to_micros(moment)}).scalar_one())
+
+
 def drop(connection: Connection, week: Week, note: Callable[[Connection], bool], *, though_owed: bool = False) -> bool:
     """Drop a week with all it holds; False, and nothing done, where some of it is owed to a sink, or `note` says no.
 

@@ -1,7 +1,7 @@
 """The SQL of retention: old events go, with their deliveries and attempts, a slice at a time.
 
-A slice is a range of ids, since an id starts with its time. What is owed to a sink stays, and on PostgreSQL also what
-somebody has locked at this moment: nobody waits for a slice, and it waits for nobody.
+Ranges of time are ranges of ids, since an id starts with its time. What is owed to a sink stays, and on PostgreSQL also
+what somebody has locked at this moment: nobody waits for a slice, and it waits for nobody.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app import ledger
-from app.filters import Condition
+from app.filters import Condition, Unindexed
 from app.ledger import Entry
 from app.models import Attempt, Delivery, DeliveryState, Event, Quarantined, Replay
 from app.partitions import Week
@@ -42,23 +42,25 @@ def ranges_to_slice(waiting: Sequence[Week], cutoff: str) -> list[Range]:
     return [*found, (start, cutoff)] if start < cutoff else found
 
 
-def end_of_slice(connection: Connection, rows: Range, size: int) -> str:
-    """The id of the last of the first `size` events; the end of the range where there are fewer."""
+def due_ids(
+    connection: Connection, rows: Range, size: int, *, before: datetime, though_owed: bool = False
+) -> list[str]:
+    """The first events of a range that may go: received before that time, and not owed to a sink. Reads on over those
+    that stay without a lock on anything."""
     start, end = rows
-    statement = sa.select(events.c.id).where(events.c.id > start, events.c.id <= end).order_by(events.c.id)
-    return connection.execute(statement.offset(size - 1).limit(1)).scalar_one_or_none() or end
+    within = (events.c.id > start, events.c.id <= end, Unindexed(events.c.received_at) < before)
+    statement = sa.select(events.c.id).where(*within).order_by(events.c.id).limit(size)
+    if not though_owed:
+        pending = deliveries.c.state == DeliveryState.PENDING.value
+        statement = statement.where(sa.not_(sa.exists().where(deliveries.c.event_id == events.c.id, pending)))
+    return list(connection.execute(statement).scalars())
 
 
-def expire(connection: Connection, rows: Range, *, though_owed: bool = False) -> Counter[str]:
-    """Delete the events of a range, but those in use; table -> rows deleted."""
-    start, end = rows
-    kept = set() if though_owed else _in_use(connection, rows)
-
-    def which(key: sa.ColumnElement[str]) -> Condition:
-        within = sa.and_(key > start, key <= end)
-        return sa.and_(within, key.not_in(sorted(kept))) if kept else within
-
-    return delete_events(connection, which, Entry.EXPIRED)
+def expire(connection: Connection, ids: Sequence[str], *, though_owed: bool = False) -> Counter[str]:
+    """Delete these events, but those that have come into use; table -> rows deleted."""
+    kept = set() if though_owed else _in_use(connection, ids)
+    free = [event_id for event_id in ids if event_id not in kept]
+    return delete_events(connection, lambda key: key.in_(free), Entry.EXPIRED)
 
 
 def delete_events(
@@ -76,16 +78,17 @@ def delete_events(
     return Counter(attempts=tried, deliveries=len(gone_deliveries), events=len(gone_events))
 
 
-def _in_use(connection: Connection, rows: Range) -> set[str]:
-    """Events of the range with a delivery that is pending, or that somebody has locked."""
+def _in_use(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Those with a delivery that is pending, or that somebody has locked."""
     key, state = deliveries.c.event_id, deliveries.c.state
-    there = sa.select(key, state).where(key > rows[0], key <= rows[1])
+    there = sa.select(key, deliveries.c.sink, state).where(key.in_(ids))
     if connection.dialect.name == "sqlite":
-        return set(connection.execute(there.where(state == DeliveryState.PENDING.value)).scalars())
-    found = {(row.event_id, row.sink) for row in connection.execute(there.add_columns(deliveries.c.sink))}
+        pending = there.where(state == DeliveryState.PENDING.value)
+        return {row.event_id for row in connection.execute(pending)}
+    found = {(row.event_id, row.sink) for row in connection.execute(there)}
     free = {
         (row.event_id, row.sink)
-        for row in connection.execute(there.add_columns(deliveries.c.sink).with_for_update(skip_locked=True))
+        for row in connection.execute(there.with_for_update(skip_locked=True))
         if row.state != DeliveryState.PENDING
     }
     return {event_id for event_id, _ in found - free}

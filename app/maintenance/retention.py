@@ -1,9 +1,10 @@
 """Retention: what is past its time goes. One leader does a round every minute, so that each has little to do.
 
-An event's age is that of what it tells of (`occurred_at`, the head of its id), not of its arrival. It goes with its
-deliveries and attempts once none of these is pending; a dead delivery is settled and holds nothing back. Quarantine
-and finished replays go by the same number of days. Payloads and what is personal can go earlier, see `redaction`; then
-quarantine and replays, which hold little else, go with them.
+An event's age is that of what it tells of (`occurred_at`, the head of its id); but what came in late, or was imported,
+is kept as long from its arrival on: nobody expects what was just accepted to be gone. It goes with its deliveries and
+attempts once none of these is pending; a dead delivery is settled and holds nothing back. Quarantine and finished
+replays go by the same number of days. Payloads and what is personal can go earlier, see `redaction`, so long after the
+event happened; then quarantine and replays, which hold little else, go with them.
 
 On PostgreSQL whole weeks are dropped. An event in a week that is not over yet waits for it, unless that were more than
 a tenth longer than asked for: then it is deleted by slices as on SQLite.
@@ -40,6 +41,8 @@ FINISHED = "retention.finished"
 FAILED = "retention.failed"
 BUSY = "retention.week_busy"
 ROUND_SECONDS = 60.0
+REST = 10  # between two rounds, in lengths of the one before, where that is more
+LONGEST_REST_SECONDS = 3600.0
 POLL_SECONDS = 3.0  # asking for the lease renews it
 SLACK = 0.1  # of the days asked for: how much longer an event may wait for its week to end
 LOCK_TRIES = 5
@@ -110,8 +113,11 @@ class Retention:
         next_at = 0.0
         while not stop.is_set():
             if await may_lead() and time.monotonic() >= next_at:
+                started = time.monotonic()
                 await self._safe_round(_goer(stop, may_lead))
-                next_at = time.monotonic() + ROUND_SECONDS
+                took = time.monotonic() - started
+                # Old events that have to stay, a large import, are walked over each time: not the more often for that.
+                next_at = time.monotonic() + min(max(ROUND_SECONDS, took * REST), LONGEST_REST_SECONDS)
             await wait_for_event(stop, POLL_SECONDS)
 
     async def _safe_round(self, go_on: Callable[[], Awaitable[None]]) -> None:
@@ -141,7 +147,7 @@ class Retention:
         if cutoff is not None:
             waiting = [] if self._database.is_sqlite else await self._drop_weeks(cutoff, found)
             for rows in expiry.ranges_to_slice(waiting, first_id(cutoff)):
-                await self._expire(rows, pace, found)
+                await self._expire(rows, cutoff, pace, found)
         payload_cutoff = self._rules.payload_cutoff(now)
         if payload_cutoff is not None:
             await self._redact(first_id(payload_cutoff), pace, found)
@@ -165,7 +171,7 @@ class Retention:
         waiting: list[Week] = []
         for week in await self._database.run_read(partitions.list_weeks):
             if week.end <= cutoff:
-                if await self._drop(week, found) is None:
+                if await self._drop(week, cutoff, found) is None:
                     waiting.append(week)
             elif week.start < cutoff and self._may_wait(week, cutoff):
                 waiting.append(week)
@@ -175,10 +181,12 @@ class Retention:
         assert self._rules.days is not None
         return week.end - week.start <= timedelta(days=self._rules.days * SLACK) and week.end > cutoff
 
-    async def _drop(self, week: Week, found: Report) -> bool | None:
+    async def _drop(self, week: Week, cutoff: datetime, found: Report) -> bool | None:
         """None: somebody reads it, or writes, and keeps us from it for now."""
         though_owed = self._rules.though_owed
         if not though_owed and await self._database.run_read(lambda c: partitions.is_owed(c, week)):
+            return False
+        if await self._database.run_read(lambda c: partitions.has_late(c, week, cutoff)):
             return False
         mark, counts = await self._database.run_read(partial(_count_week, week))
 
@@ -225,16 +233,14 @@ class Retention:
         await pace.rest()
         return result
 
-    async def _expire(self, rows: expiry.Range, pace: Pace, found: Report) -> None:
-        start, beyond = rows
-        while start < beyond:
-            size, left = pace.size, (start, beyond)
-            end = await self._database.run_read(lambda c: expiry.end_of_slice(c, left, size))  # noqa: B023
-            part = (start, end)
+    async def _expire(self, rows: expiry.Range, cutoff: datetime, pace: Pace, found: Report) -> None:
+        start, end = rows
+        due = partial(expiry.due_ids, before=cutoff, though_owed=self._rules.though_owed)
+        while ids := await self._database.run_read(partial(due, rows=(start, end), size=pace.size)):
             found.rows.update(
-                await self._slice(partial(expiry.expire, rows=part, though_owed=self._rules.though_owed), pace)
+                await self._slice(partial(expiry.expire, ids=ids, though_owed=self._rules.though_owed), pace)
             )
-            start = end
+            start = ids[-1]
 
     async def _redact(self, cutoff: str, pace: Pace, found: Report) -> None:
         walked = await self._mark(_WALKED) or ""

@@ -212,7 +212,7 @@ class Settings(BaseModel):
         ge=0,
         le=36_500,
         allow_inf_nan=False,
-        description="finished events are deleted that long after they happened; 0: never",
+        description="finished events are deleted that long after they happened and came in; 0: never",
     )
     payload_retention_days: float | None = Field(
         None,

@@ -60,6 +60,17 @@ def test_what_is_owed_to_a_sink_stays_until_it_is_settled_or_the_setting_says_ot
     assert count(database, Delivery) == 0
 
 
+def test_what_came_in_late_stays_as_long_from_then_on(database: Database) -> None:
+    late = store(database, 3, days=400, received_at=NOW - 89 * DAY)
+    store(database, 3, days=400)
+
+    retain(database, NINETY, size=2)
+    assert stored_ids(database) == set(late)
+
+    retain(database, NINETY, size=2, now=NOW + 2 * DAY)
+    assert stored_ids(database) == set()
+
+
 def test_without_days_nothing_goes(database: Database) -> None:
     kept = store(database, 2, days=20_000)
 
@@ -249,6 +260,15 @@ def test_a_week_in_which_something_is_owed_is_sliced_and_not_dropped(weekly: Dat
     retain(weekly, NINETY)
     assert stored_ids(weekly) == set()
     assert f"{week_of(NOW - 100 * DAY).start:%Y-%m-%d}" not in _weeks(weekly)
+
+
+def test_a_week_into_which_something_came_late_is_not_dropped(weekly: Database) -> None:
+    retain(weekly, NINETY, now=NOW - 100 * DAY)
+    late = store(weekly, 1, days=100, received_at=NOW)
+    store(weekly, 5, days=100)
+
+    assert retain(weekly, NINETY).weeks_dropped == 0
+    assert stored_ids(weekly) == set(late)
 
 
 def test_a_reader_that_takes_long_keeps_a_week_and_holds_nobody_up(weekly: Database) -> None:
