@@ -15,7 +15,7 @@ from app.metrics import Metrics
 from app.settings import load_settings, reference_rows
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file())
+FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and path.suffix != ".png")
 YAML = [path for path in FILES if path.suffix in (".yaml", ".yml") and "templates" not in path.parts]
 
 
