@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
 
+from app.erasure.queries import blank_in_sends
 from app.rollups import store as rollups
 from app.suppressions import queries as suppressions
 
@@ -33,4 +34,5 @@ def forget(connection: Connection, person: Forgotten) -> Mapping[str, int]:
     # With every slice, and so before the first event goes: what is in force must not be judged anew by what is left.
     found = suppressions.forget(connection, person.email, digest=person.email_hash, keep=person.keep_suppression)
     rollups.uncount(connection, person.event_ids)  # numbers, and no rows of the person's: the receipt has them already
-    return found
+    sends = {"sends": blank_in_sends(connection, person.email)} if person.is_last else {}
+    return {**found, **sends}

@@ -16,8 +16,9 @@ from app.erasure.search import Finds, holds, without
 from app.errors import ErasureNotFound
 from app.filters import Unindexed
 from app.ledger import Entry
+from app.mailjet.vocabulary import normal_email
 from app.maintenance.expiry import delete_events, deliveries, events
-from app.models import DeliveryState, Erasure, ErasureState, KeptPayload, Quarantined, Replay, SinkState
+from app.models import DeliveryState, Erasure, ErasureState, KeptPayload, Quarantined, Replay, Send, SinkState
 from app.suppressions.queries import spellings
 
 Row = sa.Row[Any]
@@ -26,6 +27,7 @@ erasures: sa.Table = Erasure.__table__  # type: ignore[attr-defined]
 _quarantine: sa.Table = Quarantined.__table__  # type: ignore[attr-defined]
 _replays: sa.Table = Replay.__table__  # type: ignore[attr-defined]
 _sinks: sa.Table = SinkState.__table__  # type: ignore[attr-defined]
+_sends: sa.Table = Send.__table__  # type: ignore[attr-defined]
 _kept: sa.Table = KeptPayload.__table__  # type: ignore[attr-defined]
 
 CANCELLED = "deliveries_cancelled"
@@ -157,3 +159,22 @@ def erase_errors(connection: Connection, finds: Finds) -> int:
             connection.execute(sa.update(_sinks).where(_sinks.c.name == row["name"]).values(**named))
             changed += 1
     return changed
+
+
+def blank_in_sends(connection: Connection, email: str) -> int:
+    """Take the address out of what is kept of requests to send, which is seven days; the number of requests."""
+    told = orjson.dumps(email.lower()).decode().strip('"')
+    like = sa.func.lower(_sends.c.messages).contains(told, autoescape=True)
+    rows = connection.execute(sa.select(_sends.c.connection, _sends.c.key, _sends.c.messages).where(like)).all()
+    blanked = 0
+    for row in rows:
+        entries = orjson.loads(row.messages)
+        recipients = [one for entry in entries for one in (entry["result"] or {}).get("recipients", ())]
+        mine = [one for one in recipients if normal_email(one.get("email") or "") == email]
+        for one in mine:
+            one["email"] = ""
+        if mine:
+            here = (_sends.c.connection == row.connection, _sends.c.key == row.key)
+            connection.execute(sa.update(_sends).where(*here).values(messages=orjson.dumps(entries).decode()))
+            blanked += 1
+    return blanked

@@ -104,6 +104,7 @@ def _add_erasing(router: APIRouter, erasures: Erasures, keys: ApiKeys) -> None:
         responses={
             200: {"model": ErasureModel, "description": "It is done"},
             202: {"model": ErasureModel, "description": "It goes on", "headers": location},
+            **problem_responses(404),  # no path has a line break
         },
         response_model=None,
     )

@@ -17,7 +17,7 @@ from app.delivery.queue import Completion
 from app.erasure import routes
 from app.erasure.forget import Forgotten
 from app.erasure.service import Erasures
-from app.models import Attempt, Delivery, DeliveryState, Erasure, Event, Quarantined, Replay, SinkState
+from app.models import Attempt, Delivery, DeliveryState, Erasure, Event, Quarantined, Replay, Send, SinkState
 from app.replay import queries as replay_queries
 from app.replay.queries import Slice, Taken
 from app.suppressions.digest import address_digest
@@ -54,6 +54,7 @@ def fill(database: Database) -> set[str]:
     make_quarantined(database, body=b'"\\u0041nn\\u0040example.com')
     make_quarantined(database, reason=f"cannot read {ANN}")
     insert(database, Replay, [_replay({"filter": {"email": [ANN], "type": ["open"]}})])
+    insert(database, Send, [_send(ANN)])
     insert(database, SinkState, [{"name": "crm", "paused": True, "last_error": f"no {ANN}", "paused_reason": ANN}])
     others = store(database, 4, days=1, email="ann@example.com")
     others += store(database, 2, days=1, email="Ann@example.org", attempt=True)
@@ -66,6 +67,28 @@ def _replay(selection: dict[str, Any]) -> dict[str, Any]:
         "id": "019ded47-d100-7c4e-9a51-3f9c2b7d1e60", "sink": "crm", "selection": json.dumps(selection),
         "state": "done", "count": 0, "last_seq": 0, "created_at": NOW, "finished_at": NOW,
     }  # fmt: skip
+
+
+def _send(*emails: str) -> dict[str, Any]:
+    recipients = [{"email": email, "message_id": "1", "message_guid": "g"} for email in emails]
+    result = {"status": "accepted", "recipients": recipients, "errors": []}
+    return {
+        "connection": "default", "key": "k", "fingerprint": "f", "owner": "o", "finished": True, "lease_until": NOW,
+        "created_at": NOW, "messages": json.dumps([{"custom_id": "c", "tried_at": 1, "result": result}]),
+    }  # fmt: skip
+
+
+def test_of_a_kept_request_to_send_only_the_address_goes(database: Database) -> None:
+    insert(database, Send, [_send(ANN, "bob@example.com", "ANN@example.com")])
+
+    erase(database)
+
+    with database.reading() as connection:
+        (entry,) = json.loads(
+            connection.execute(sa.select(sa.text("messages")).select_from(sa.text("sends"))).scalar_one()
+        )
+    assert [one["email"] for one in entry["result"]["recipients"]] == ["", "bob@example.com", "ANN@example.com"]
+    assert entry["result"]["recipients"][0]["message_id"] == "1"
 
 
 def traces(database: Database, email: str = ANN) -> list[tuple[str, str, str]]:
@@ -83,7 +106,7 @@ def test_every_trace_of_a_person_goes_and_nobody_elses(database: Database) -> No
     assert (count(database, Quarantined), count(database, Attempt)) == (1, 2)
     assert json.loads(receipt.counts) == {
         "events": 6, "deliveries": 6, "attempts": 3, "deliveries_cancelled": 2, "quarantine": 3, "replays": 1,
-        "sinks": 1, "suppressions": 0, "suppression_acts": 0, "address_spellings": 0,
+        "sinks": 1, "sends": 1, "suppressions": 0, "suppression_acts": 0, "address_spellings": 0,
     }  # fmt: skip
     assert (receipt.state, receipt.addresses) == ("done", None)
     assert receipt.erased_at is not None
