@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 from rich.console import Console
@@ -38,6 +39,7 @@ from app.simulator.traffic import make_events
 
 SHOWN = 10  # one line in so many of what the sink got
 PROGRESS_SECONDS = 5.0
+EARLIER_EVENTS, EARLIER_SECONDS = 300, 86_400  # so that the dashboard and statistics have a day to show
 
 out = Console(highlight=False, soft_wrap=True)
 
@@ -108,6 +110,11 @@ class _Printer:
             )
 
 
+def _earlier_events(now: int) -> list[dict[str, Any]]:
+    step_seconds = EARLIER_SECONDS / EARLIER_EVENTS
+    return list(make_events(secrets.randbits(32), EARLIER_EVENTS, now - EARLIER_SECONDS, step_seconds=step_seconds))
+
+
 class _Traffic(threading.Thread):
     """Waits until the service has registered itself, then is Mailjet: sends, and repeats what was not answered 200."""
 
@@ -141,6 +148,7 @@ class _Traffic(threading.Thread):
         events = make_events(secrets.randbits(32), None, int(time.time()), step_seconds=1 / self._rate)
         sent, told = 0, started
         async with Sender(self._mailjet, options=SenderOptions(retry_seconds=2)) as sender:
+            await sender.send(_earlier_events(int(time.time())))
             while not self._done.is_set() and not self._service.stopping:
                 elapsed = time.monotonic() - started
                 if self._seconds and elapsed >= self._seconds:
@@ -160,7 +168,7 @@ class _Traffic(threading.Thread):
     def _tell(self, sent: int, sender: Sender) -> None:
         counts = sender.counts
         out.print(
-            f"sent {sent} events in {counts.posted} posts ({counts.acknowledged} answered 200), sink got"
-            f" {self._sink.distinct}",
+            f"sent {sent + EARLIER_EVENTS} events in {counts.posted} posts ({counts.acknowledged} answered 200),"
+            f" sink got {self._sink.distinct}",
             style="dim",
         )

@@ -98,9 +98,9 @@ class Subscriptions:
 
     async def round(self) -> float:
         """One step of each job under way; seconds until the next round."""
-        if not await self._leadership.may_lead():
-            return LOOK_SECONDS
         rows = await self._database.run_read(_running)
+        if not rows or not await self._leadership.may_lead():  # nothing to do is no reason to write
+            return LOOK_SECONDS
         waits = [await self._safe_step(row) for row in rows]
         return min(waits, default=LOOK_SECONDS)
 

@@ -16,7 +16,7 @@ SPANS = {"live": ("10 min", 600, 5), "hour": ("Hour", 3600, 60)}
 # … and from statistics.
 LONG_SPANS = ("day", "week")
 OTHER = "unknown"
-LEAST_SECONDS = 120  # of the first span, which grows from there: a service that has just started shows full bars
+LEAST_SECONDS = 60  # of the first span, which grows from there: a service that has just started shows full bars
 
 
 @dataclass(frozen=True, slots=True)

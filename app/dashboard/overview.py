@@ -58,7 +58,7 @@ def overview_values(desk: Desk, span: str) -> dict[str, Any]:
         "chart": chart,
         "tabs": TABS,
         "span": span,
-        "rate": sum(desk.pulse.counts(60).values()) / 60,
+        "rate": desk.pulse.events_per_second(),
         "figures": figures(whole),
         "events": [event_view(row, include_raw=False) for row in newest.rows],
         "last_event_at": max((row["received_at"] for row in newest.rows), default=None),

@@ -84,13 +84,20 @@ class Pulse:
             total.update(known.events)
         return total
 
+    def events_per_second(self, seconds: int = 60) -> float:
+        return sum(self.counts(seconds).values()) / self._known_of(seconds)
+
     def deliveries_per_second(self, seconds: int = 60) -> dict[str, float]:
         """Successful attempts of each sink."""
         total: Tally[str] = Tally()
         for known in self._since(seconds):
             for (sink, succeeded), count in known.attempts.items():
                 total[sink] += count if succeeded else 0  # type: ignore[assignment]
-        return {sink: count / seconds for sink, count in total.items()}
+        return {sink: count / self._known_of(seconds) for sink, count in total.items()}
+
+    def _known_of(self, seconds: int) -> int:
+        """As many of these seconds as it can know of: a service that has just started is not slow."""
+        return max(min(seconds, self.known_seconds), BIN_SECONDS)
 
     def _since(self, seconds: int) -> Iterator[Bin]:
         first = self._now() - seconds - BIN_SECONDS

@@ -180,8 +180,18 @@ def test_a_new_required_parameter_breaks_every_client() -> None:
     assert breaks(SMALL, new) == ["POST /things header x-key: new and required"]
 
 
+def without_repeated_errors(document: dict[str, Any]) -> dict[str, Any]:
+    """Every operation tells the same errors: looked at once, they cost a tenth."""
+    first, *others = [operation for path in document["paths"].values() for operation in path.values()]
+    assert first["responses"]
+    for operation in others:
+        if len(operation["responses"]) > 1:
+            operation["responses"] = {status: a for status, a in operation["responses"].items() if status[0] == "2"}
+    return document
+
+
 def test_any_field_taken_out_of_the_real_document_is_found() -> None:
-    kept = kept_document()
+    kept = without_repeated_errors(kept_document())
     schemas = kept["components"]["schemas"]
 
     for name, schema in schemas.items():

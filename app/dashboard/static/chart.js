@@ -39,12 +39,13 @@
       scales: { x: { range: (_, low, high) => [low, high + data.step] }, y: { range: (_, low, high) => [0, Math.max(high * 1.08, 4)] } },
       series: [{}, ...layers],
       axes: [
-        axis(26, { grid: { show: false }, space: 80, values: (_, marks) => marks.map(clock) }),
+        axis(26, { grid: { show: false }, space: 80, incrs: steps, values: (_, marks) => marks.map(clock) }),
         axis(44, { space: 40, values: (_, marks) => marks.map((mark) => mark.toLocaleString("en")) }),
       ],
     };
   }
 
+  const steps = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880].map((minutes) => 60 * minutes);
   const two = (number) => String(number).padStart(2, "0");
   const days = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
 
