@@ -312,7 +312,7 @@ def test_every_list_and_every_filter_has_a_line(stand: Stand) -> None:
         asked.setdefault(path.replace("EVENT", "{id}"), set()).update(name for name, _ in parse_qsl(query))
 
     for path, names in listed_parameters(stand.app).items():
-        if path not in ELSEWHERE:
+        if path not in ELSEWHERE and not path.startswith("/v1/connections/"):  # Mailjet's lists, not ours
             assert names <= asked.get(path, set()), f"a line is missing: {path}, {names - asked.get(path, set())}"
             assert path in asked, f"a line is missing: {path}"
 

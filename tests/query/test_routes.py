@@ -56,6 +56,6 @@ def test_the_document_names_every_filter_once(refusing):
 
     assert sorted(names) == sorted(
         ["webhook", "type", "outcome", "email", "email_domain", "message_id", "message_guid", "campaign_id",
-         "custom_campaign", "custom_id", "contact_id", "list_id", "permanent", "test", "after", "before",
+         "custom_campaign", "custom_id", "contact_id", "list_id", "permanent", "test", "automated", "after", "before",
          "received_after", "received_before", "order", "limit", "cursor", "include"]
     )  # fmt: skip
