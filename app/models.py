@@ -263,12 +263,13 @@ class StatMember(SQLModel, table=True):
     __tablename__ = "stat_members"
     __table_args__ = (sa.PrimaryKeyConstraint("level", "hour", "seq"), {"sqlite_with_rowid": False})
 
+    # The key first: of a table without rowids where it is not, integrity_check of SQLite 3.40 tells NULLs that are none.
+    level: int = Field(sa_type=sa.SmallInteger)
+    hour: int
     seq: int = Field(sa_type=sa.BigInteger)
     cell: int = Field(sa_type=sa.BigInteger)
     recipient: int = Field(sa_type=sa.BigInteger)
     message: int = Field(sa_type=sa.BigInteger)
-    hour: int
-    level: int = Field(sa_type=sa.SmallInteger)
 
 
 class StatProgress(SQLModel, table=True):

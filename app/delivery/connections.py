@@ -226,11 +226,10 @@ class Connections:
         return answer
 
     def close(self) -> None:
+        """The session that made the connections closes them, and waits for that: close it afterwards."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        for wire in self._idle:
-            wire.close()
         self._idle.clear()
 
     def _take(self) -> Wire | None:

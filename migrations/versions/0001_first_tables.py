@@ -359,12 +359,12 @@ def upgrade() -> None:
     )
     op.create_table(
         "stat_members",
+        sa.Column("level", sa.SmallInteger(), nullable=False),
+        sa.Column("hour", sa.Integer(), nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.Column("cell", sa.BigInteger(), nullable=False),
         sa.Column("recipient", sa.BigInteger(), nullable=False),
         sa.Column("message", sa.BigInteger(), nullable=False),
-        sa.Column("hour", sa.Integer(), nullable=False),
-        sa.Column("level", sa.SmallInteger(), nullable=False),
         sa.PrimaryKeyConstraint("level", "hour", "seq", name=op.f("pk_stat_members")),
         sqlite_with_rowid=False,
     )
