@@ -263,7 +263,7 @@ class StatMember(SQLModel, table=True):
     __tablename__ = "stat_members"
     __table_args__ = (sa.PrimaryKeyConstraint("level", "hour", "seq"), {"sqlite_with_rowid": False})
 
-    # The key first: of a table without rowids where it is not, integrity_check of SQLite 3.40 tells NULLs that are none.
+    # The key first: where it is not, the integrity_check of SQLite 3.40 tells NULLs that are none.
     level: int = Field(sa_type=sa.SmallInteger)
     hour: int
     seq: int = Field(sa_type=sa.BigInteger)
