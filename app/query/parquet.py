@@ -19,7 +19,7 @@ COMPRESSION = "zstd"
 
 COLUMNS = (*(name for name in VIEW_COLUMNS if name != "raw"), "payload", "details", "raw")
 MOMENTS = ("occurred_at", "received_at")
-TRUTHS = ("test", "permanent")
+TRUTHS = ("test", "permanent", "automated")
 
 HOW_TO_INSTALL = "parquet needs an extra: install `jethook[parquet]`"
 

@@ -44,6 +44,15 @@ def test_no_event_is_a_parquet_file_too(client: TestClient) -> None:
     assert (table.num_rows, table.column_names) == (0, list(parquet.COLUMNS))
 
 
+def test_opens_by_machines_and_by_people_are_told_apart(client: TestClient, database: Database) -> None:
+    told = [True, False, None]
+    insert(database, Event, [event_values(type="open", automated=verdict) for verdict in told])
+
+    table = pq.read_table(io.BytesIO(client.get("/v1/exports/events?format=parquet&order=asc").content))
+
+    assert sorted(map(str, table.column("automated").to_pylist())) == sorted(map(str, told))
+
+
 def test_a_row_group_is_all_that_is_held(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "GROUP_ROWS", 10)
     monkeypatch.setattr(exporting, "MOST_ROWS", 5)
