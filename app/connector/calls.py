@@ -39,7 +39,7 @@ def _check_path(path: str) -> str:
     plain = path
     for _ in range(3):  # escaped once, twice …
         plain = unquote(plain)
-    if "\\" in plain or any(part in (".", "..") for part in plain.split("/")) or "//" in path:
+    if "\\" in plain or any(part in (".", "..") for part in plain.split("/")) or "//" in plain:
         raise PydanticCustomError("path", "must not hold empty parts, `.` or `..`")
     return path
 

@@ -85,8 +85,12 @@ class Ledger:
 
     async def save(self, entries: Sequence[Entry]) -> None:
         """Durable when this returns."""
-        if self._key is not None:
-            await self._update(messages=_dump(entries), finished=all(entry.is_settled for entry in entries))
+        if self._key is None:
+            return
+        finished = all(entry.is_settled for entry in entries)
+        if await self._update(messages=_dump(entries), finished=finished) == 0:
+            # We were away for longer than our lease: somebody else sends these now, and we must not.
+            raise InFlight("a request with this Idempotency-Key is being handled", headers={"retry-after": "5"})
 
     async def _take(self, fresh: Sequence[Entry]) -> list[Entry]:
         give_up = self._now() + timedelta(seconds=PATIENCE_SECONDS)
@@ -120,9 +124,12 @@ class Ledger:
             except Exception as error:  # noqa: BLE001  the next time may do; what was tried is written down
                 log.warning("send.lease_not_renewed", error=type(error).__name__)
 
-    async def _update(self, **values: Any) -> None:
+    async def _update(self, **values: Any) -> int:
+        """The number of rows: 0 where another caller has taken it over."""
         mine = self._here & (_sends.c.owner == self._owner)
-        await self._database.run_write(lambda c: c.execute(_sends.update().where(mine).values(**values)))
+        return await self._database.run_write(
+            lambda c: c.execute(_sends.update().where(mine).values(**values)).rowcount
+        )
 
 
 def ids_known_before(connection: Connection, custom_id: str, moment: datetime) -> set[str]:

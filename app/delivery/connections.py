@@ -81,6 +81,7 @@ class Wire(asyncio.Protocol):
         try:
             return await waiter
         except BaseException:
+            self._transport.abort()  # a peer that reads nothing would keep what is not sent yet for ever
             self.close()
             raise
         finally:
@@ -104,7 +105,7 @@ class Wire(asyncio.Protocol):
         self._retry_after: bytes | None = None
         self._wish: bytes | None = None
         self._body: list[bytes] = []
-        self._body_bytes = 0
+        self._body_bytes = self._rest_bytes = 0
 
     def _late(self) -> None:
         self._fail(TimeoutError())
@@ -128,6 +129,12 @@ class Wire(asyncio.Protocol):
             return
         if not self._has_head:
             self._head_bytes += len(data)
+        else:  # trailers and the sizes of chunks are no body, and may be endless too
+            self._rest_bytes += len(data)
+            if self._rest_bytes > 2 * MAX_ANSWER_BYTES:
+                self._finish()
+                self.close()
+                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -158,6 +165,8 @@ class Wire(asyncio.Protocol):
             self.is_reusable = False  # something follows the answer
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._has_head:
+            return  # a trailer
         self._header_bytes += len(name) + len(value)
         if len(name) == 11 and self._retry_after is None and name.lower() == b"retry-after":
             self._retry_after = value

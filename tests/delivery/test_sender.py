@@ -259,6 +259,25 @@ def test_an_endless_answer_is_cut_off_and_its_status_counts(server: LocalServer,
     assert taken.response_excerpt == "x" * KEPT_ANSWER_CHARS
 
 
+def test_trailers_without_end_are_cut_off_and_tell_nothing() -> None:
+    async def trailing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 503 No\r\ntransfer-encoding: chunked\r\n\r\n0\r\nretry-after: 77\r\nx: ")
+        while not writer.is_closing():
+            writer.write(b"a" * 65536)
+            await writer.drain()
+
+    async def scenario() -> AttemptResult:
+        async with raw_server(trailing) as port:
+            (result,) = await attempts(f"http://127.0.0.1:{port}/", timeout_seconds=20)
+            return result
+
+    result = run(scenario())
+
+    assert (result.outcome, result.status, result.retry_after) == ("http_5xx", 503, None)
+    assert result.duration_ms < 10_000
+
+
 def test_no_more_than_64_kib_of_an_answer_is_read() -> None:
     written = 0
 
