@@ -46,7 +46,7 @@ def test_what_mailjet_refuses_is_passed_back_too(client, mailjet):
     "path",
     ["https://evil.example/x", "//evil.example/x", "v3/REST/contact", "/\\evil.example", "/v3/../../x", "/v3/%2e%2e/x",
      "/v3/%252e%252e/x", "/v3/REST/contact?Limit=1", "/v3/REST/contact#x", "/v3/ REST", "/v3\r\nhost: evil", "",
-     "@evil.example/", "/%5cevil", "/v3//x"],
+     "@evil.example/", "/%5cevil", "/v3//x", "/v3%2F/REST/apikey", "/%2Fv3/REST/apikey"],
 )  # fmt: skip
 def test_a_path_that_could_lead_elsewhere_is_refused(client, mailjet, path):
     assert refusal(client.post(CALL, json={"path": path}))[2][0][0] == "/path"
