@@ -24,8 +24,14 @@ Finds = Callable[[str], bool]
 
 
 def finder(email: str, *, folded: bool) -> Finds:
-    """A function that tells whether a text names the address."""
+    """A function that tells whether a text names the address.
+
+    What Mailjet told without `@` may be a word like any other: it counts only where it is told as an address.
+    """
     local, at, domain = email.rpartition("@")
+    if not at:
+        told = re.compile(rf'"email"\s*:\s*"{re.escape(email)}"', re.IGNORECASE if folded else 0)
+        return lambda text: told.search(text) is not None
     exact = re.escape(local) if not folded else f"(?i:{re.escape(local)})"
     named = f"{exact}{at}(?i:{re.escape(domain)})"
     whole = re.compile(rf"(?<![\w.+\-]){named}(?![\w\-]|\.\w)")

@@ -2,7 +2,7 @@
 
 Some addresses have tens of thousands of events. Counts and times come from the index of addresses alone, which holds
 time, type and webhook; of the events themselves just the latest are read. Two webhooks of a connection may both have
-stored an arrival: of events of one type in the same second those of the webhook that has the most count.
+stored an arrival: of a connection's events of one type in the same second those of the webhook that has the most count.
 
 Addresses are exact in their local part. The few that have capitals there are kept by their small letters as well, so
 that a folded search asks the same index for two or three spellings.
@@ -10,6 +10,7 @@ that a folded search asks the same index for two or three spellings.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
@@ -141,24 +142,40 @@ def tally_statement(conditions: Sequence[Condition]) -> sa.Select[Any]:
     return counted.where(*conditions).group_by(*kind)
 
 
-def copied_tally_statement(conditions: Sequence[Condition]) -> sa.Select[Any]:
-    """(type, count) where there may be copies: what one webhook has most of a type in a second."""
+def copied_tally_statement(
+    conditions: Sequence[Condition], connections: Mapping[str, str]
+) -> sa.Select[Any]:  # fmt: skip
+    """(type, count) where there may be copies: what one webhook of a connection has most of a type in a second.
+
+    `connections` is webhook -> its connection, which the index of addresses does not hold.
+    """
     alike = events.c.occurred_at, events.c.type
-    counted = sa.select(*alike, sa.func.count().label("count")).where(*conditions)
+    counted = sa.select(*alike, events.c.webhook, sa.func.count().label("count")).where(*conditions)
     at_each = counted.group_by(*alike, events.c.webhook).subquery()
+    connection = sa.case(connections, value=at_each.c.webhook)
     most = sa.select(at_each.c.type, sa.func.max(at_each.c.count).label("count"))
-    arrivals = most.group_by(at_each.c.occurred_at, at_each.c.type).subquery()
+    arrivals = most.group_by(at_each.c.occurred_at, at_each.c.type, connection).subquery()
     return sa.select(arrivals.c.type, sa.func.sum(arrivals.c.count)).group_by(arrivals.c.type)
+
+
+def connection_statement(webhook: str) -> sa.Select[Any]:
+    """The connection of a webhook's events; a webhook that was given another one has copies of neither."""
+    return sa.select(events.c.connection).where(events.c.webhook == webhook).limit(1)
 
 
 def _tally(connection: Connection, conditions: Sequence[Condition]) -> tuple[int, dict[str, Any]]:
     """(the number of webhooks that have stored events, counts and times as they are answered)."""
     rows = connection.execute(tally_statement(conditions)).all()
-    webhooks = len({row.webhook for row in rows})
-    counts = {row.type: row[2] for row in rows}
-    if webhooks > 1:
-        counts = {type: int(count) for type, count in connection.execute(copied_tally_statement(conditions))}
-    return webhooks, {
+    counts: Counter[str] = Counter()
+    for row in rows:
+        counts[row.type] += row[2]
+    webhooks = sorted({row.webhook for row in rows})
+    if len(webhooks) > 1:
+        connections = {name: connection.execute(connection_statement(name)).scalar_one() for name in webhooks}
+        if len(set(connections.values())) < len(connections):
+            copied = connection.execute(copied_tally_statement(conditions, connections))
+            counts = Counter({type: int(count) for type, count in copied})
+    return len(webhooks), {
         "counts": dict(sorted(counts.items())),
         "first_event_at": rfc3339(min(row.first for row in rows)) if rows else None,
         "last_event_at": rfc3339(max(row.last for row in rows)) if rows else None,
@@ -178,8 +195,8 @@ def _latest(
     if not webhooks:
         return []
     rows = connection.execute(latest_statement(conditions, LATEST * webhooks)).mappings()
-    alike: dict[tuple[Any, str], Row] = {}
+    alike: dict[tuple[Any, ...], Row] = {}
     for row in map(dict, rows):
-        key = row["occurred_at"], row["raw"] or row["id"]
+        key = row["connection"], row["occurred_at"], row["raw"] or row["id"]
         alike[key] = min(alike.get(key, row), row, key=lambda copy: str(copy["webhook"]))
     return [event_view(row, include_raw="raw" in include) for row in list(alike.values())[:LATEST]]

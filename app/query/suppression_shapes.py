@@ -13,6 +13,7 @@ from app.views import EVENT_ID, clean
 
 MAX_CHECKED = 1000
 MAX_EMAIL_CHARS = 320  # 64 for the local part, 255 for the domain (RFC 5321), and the `@`
+MAX_TOLD_CHARS = 500  # as the column has it
 _ADDRESS = re.compile(r"[^\s\x00-\x1f\x7f]+@[^\s\x00-\x1f\x7f@]+")
 _EXAMPLE: dict[str, Any] = {
     "id": "5b1f0c52-8a43-8d0e-9a51-3f9c2b7d1e60", "email": "a@example.com", "reason": "hard_bounce",
@@ -27,6 +28,14 @@ def parse_address(text: str) -> str:
     return normal_email(text)
 
 
+def parse_told_address(text: str) -> str:
+    """What Mailjet may have told of as an address, such as one without `@`, as it is stored. Raises ValueError for what
+    no event can have."""
+    if not text.strip() or re.search(r"[\x00-\x1f\x7f]", text) or clean(text) != text:
+        raise PydanticCustomError("email", "must be an address, without control characters")
+    return normal_email(text)
+
+
 def _list_id(text: str) -> str:
     if not text.strip("0"):
         raise PydanticCustomError("list_id", "must be Mailjet's id of a list; 0 is none")
@@ -34,6 +43,11 @@ def _list_id(text: str) -> str:
 
 
 Address = Annotated[str, Field(max_length=MAX_EMAIL_CHARS, examples=["a@example.com"]), AfterValidator(parse_address)]
+ToldAddress = Annotated[
+    str,
+    Field(max_length=MAX_TOLD_CHARS, examples=["a@example.com"], description="also one that Mailjet tells malformed"),
+    AfterValidator(parse_told_address),
+]
 ListId = Annotated[str, Field(pattern=r"^[0-9]{1,40}$", examples=["17"]), AfterValidator(_list_id)]
 Comment = Annotated[
     str,
@@ -63,7 +77,7 @@ class NewSuppression(_Request):
 class Lift(_Request):
     """What is to end; without `scope` and `reason` all of the address, its lists included."""
 
-    email: Address
+    email: ToldAddress
     scope: SuppressionScope | None = Field(None, description="only what concerns the address, or one list")
     list_id: ListId | None = Field(None, description="only what concerns this list")
     reason: SuppressionReason | None = Field(None, description="only what has this reason")
@@ -85,7 +99,7 @@ def check_scope(scope: SuppressionScope | None, list_id: str | None) -> None:
 class Check(_Request):
     """Addresses that somebody is about to mail."""
 
-    emails: Annotated[list[Address], Field(min_length=0, max_length=MAX_CHECKED)]
+    emails: Annotated[list[ToldAddress], Field(min_length=0, max_length=MAX_CHECKED)]
     list_id: ListId | None = Field(None, description="the list the mail is for: its unsubscribes count as well")
 
 

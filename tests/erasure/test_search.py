@@ -76,3 +76,12 @@ def test_a_selection_keeps_what_does_not_name_the_address() -> None:
     )
 
     assert json.loads(told) == {"filter": {"email": ["(erased)", "b@x.org"], "type": ["open"]}}
+
+
+def test_what_has_no_at_sign_is_an_address_only_where_it_is_told_as_one() -> None:
+    finds = finder("sent", folded=False)
+
+    assert holds(b'{"event": "sent", "email" : "sent"}', finds)
+    assert holds(b'{"payload": "{\\"email\\":\\"sent\\"}"}', finds)
+    assert not holds(b'{"event": "sent", "email": "sent@example.com"}', finds)
+    assert not holds(b"sent", finds)

@@ -203,9 +203,32 @@ def test_a_thousand_addresses_are_checked_and_one_more_is_refused(client, databa
     tell(client, "/v1/suppressions/check", 422, emails=[*emails, "x@example.com"])
 
 
-@pytest.mark.parametrize(
-    "bad", ["", "nobody", "@example.com", "a@", "a b@example.com", "a@b@", "a\0@x.org", "x" * 400 + "@x.org"]
-)
+def test_an_arrival_of_another_connection_is_no_copy(client, database):
+    told = payload(SENT, "a@example.com", START)
+    mine, theirs = row_of(told, "orders"), row_of(payload(SENT, "a@example.com", START, 2), "theirs", "agency")
+    store(database, [mine, row_of(told, "archive"), theirs])
+
+    answer = ask(client, "/v1/recipients/a@example.com")
+
+    assert answer["counts"] == {"sent": 2}
+    assert {(event["webhook"], event["connection"]) for event in answer["events"]} == {
+        ("archive", "default"), ("theirs", "agency"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("told", ["nobody", "@example.com", "a@", "a b@example.com", "a@b@", "x" * 400 + "@x.org"])
+def test_what_mailjet_tells_malformed_is_checked_and_lifted_as_it_was_told(client, database, told):
+    store(database, [row_of(payload(HARD, told, START))])
+
+    (checked,) = tell(client, "/v1/suppressions/check", emails=[told])["data"]
+    assert (checked["email"], checked["suppressed"]) == (told, True)
+    lifted = tell(client, "/v1/suppressions/lift", email=told, comment="a typing error")
+    assert [row["reason"] for row in lifted["lifted"]] == ["hard_bounce"]
+    assert tell(client, "/v1/suppressions/check", emails=[told])["data"][0]["suppressed"] is False
+    tell(client, "/v1/suppressions", 422, email=told, comment="but nobody adds one")
+
+
+@pytest.mark.parametrize("bad", ["", " ", "a\0@x.org", "a\n@x.org", "x" * 500 + "@x.org"])
 def test_what_is_no_address_is_refused_by_its_place(client, bad):
     fault = tell(client, "/v1/suppressions/check", 422, emails=["a@example.com", bad])
 
@@ -254,7 +277,7 @@ def test_lifting_a_bounce_leaves_a_complaint(client, database):
 @pytest.mark.parametrize(
     ("change", "pointer"),
     [
-        ({"email": "nobody"}, "/email"),
+        ({"email": "nobody\n"}, "/email"),
         ({"comment": ""}, "/comment"),
         ({"comment": None}, "/comment"),
         ({"scope": "list"}, ""),
@@ -378,7 +401,8 @@ def test_an_address_is_counted_from_its_index_alone_and_its_latest_events_are_fo
         conditions = recipient_conditions(emails)
         latest = explain(database, latest_statement(conditions, 50))
         assert "ix_events_email" in latest
-        for statement in (tally_statement(conditions), copied_tally_statement(conditions)):
+        shared = {"orders": "default", "archive": "default"}
+        for statement in (tally_statement(conditions), copied_tally_statement(conditions, shared)):
             counting = explain(database, statement)
             assert "ix_events_email" in counting
             assert ("COVERING INDEX" if database.is_sqlite else "Index Only Scan") in counting

@@ -36,11 +36,11 @@ def payload(kind: dict[str, Any], email: str, time: int, message: int = 1) -> di
     return {**kind, "email": email, "time": time, "MessageID": message}
 
 
-def row_of(told: dict[str, Any], webhook: str = "orders") -> tuple[Any, ...]:
+def row_of(told: dict[str, Any], webhook: str = "orders", connection: str = "default") -> tuple[Any, ...]:
     """As ingest stores it."""
     event = MailjetEvent(told["event"], told["time"], told, dump(told).decode())
     identity = event_id(webhook, event.time, told)
-    return event_row(identity, event, webhook=webhook, connection="default", received_micros=told["time"] * 10**6)
+    return event_row(identity, event, webhook=webhook, connection=connection, received_micros=told["time"] * 10**6)
 
 
 payloads = st.builds(
