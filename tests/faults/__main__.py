@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 import time
@@ -12,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
 import psycopg
 
-from tests.faults import backlog, clocks, kills, mailjet, outages, replicas, table
+from tests.faults import backlog, clocks, kills, mailjet, outages, replicas, silence, table
 from tests.faults.stage import Outcome, Skipped, Stage
 from tests.postgres import PostgresServer, running_postgres
 
@@ -29,6 +31,7 @@ class Fault:
     run: Callable[[Stage], None]
     databases: tuple[str, ...] = BOTH
     in_short: str = ""
+    is_alone: bool = False  # it needs a network of its own
 
 
 FAULTS = (
@@ -46,6 +49,7 @@ FAULTS = (
     Fault("database-gone", outages.database_gone, POSTGRESQL, "the server is stopped for eight seconds"),
     Fault("network-cut", outages.network_cut, POSTGRESQL, "connections to the database are reset for eight seconds"),
     Fault("network-stall", outages.network_stall, POSTGRESQL, "nothing comes through to the database for 20 seconds"),
+    Fault("network-silent", silence.network_silent, POSTGRESQL, "the network forgets open connections", is_alone=True),
     Fault("disk-full", outages.disk_full, SQLITE, "the file system of the database is full"),
     Fault("clock-jumps", clocks.jumps, in_short="the clock is set ahead by an hour and by 100 days, and back"),
     Fault("mailjet-down", mailjet.down, in_short="Mailjet's API answers 503"),
@@ -64,7 +68,7 @@ def play(fault: Fault, database: str, server: PostgresServer | None) -> Outcome:
                 fault.run(stage)
                 stage.stop()
                 return stage.outcome(fault.name)
-            except AssertionError as error:
+            except (AssertionError, subprocess.TimeoutExpired, httpx2.TransportError) as error:
                 traceback.print_exc()
                 return Outcome(fault.name, database, told=stage.told, wrong=[*stage.wrong, str(error)[:300]])
 
@@ -93,7 +97,8 @@ def play_all(faults: Sequence[Fault], databases: Sequence[str]) -> tuple[list[Ou
         with _server_of(database) as server:
             for fault in (one for one in faults if database in one.databases):
                 try:
-                    outcomes.append(play(fault, database, server))
+                    alone = fault.is_alone
+                    outcomes.append(silence.play_alone(fault.name) if alone else play(fault, database, server))
                     print(table.line(outcomes[-1]), flush=True)
                 except Skipped as why:
                     skipped.append(f"{fault.name} on {database}: {why}")
@@ -107,11 +112,17 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="the faults there are")
     parser.add_argument("--database", choices=BOTH, help="this one only")
     parser.add_argument("--readme", action="store_true", help="write the table into tests/faults/README.md")
+    parser.add_argument("--alone", metavar="NAME", help=argparse.SUPPRESS)
     parser.add_argument("--speeds", action="store_true", help="measure replicas, idle and restart instead")
     options = parser.parse_args()
     if options.list:
         for fault in FAULTS:
             print(f"{fault.name:18} {', '.join(fault.databases):20} {fault.in_short}")
+        return 0
+    if options.alone:
+        with running_postgres() as server:
+            fault = next(fault for fault in FAULTS if fault.name == options.alone)
+            print(silence.to_line(play(fault, "postgresql", server)))
         return 0
     if options.speeds:
         from tests.faults import speeds

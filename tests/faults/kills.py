@@ -33,8 +33,8 @@ COMPLETED = r"^UPDATE deliveries SET state = .* FROM \(VALUES"
 TAKEN_UP = r"^INSERT INTO deliveries .* DO UPDATE"
 DELETED = "^DELETE FROM events"
 CLEARED = "^DELETE FROM stat_counts"
-MADE = "CREATE TABLE deliveries"
-HURRY = "app.maintenance.retention:ROUND_SECONDS=1"
+MADE, NOTED = "CREATE TABLE deliveries", "INSERT INTO alembic_version"
+HURRY = "app.maintenance.retention:ROUND_SECONDS=1,app.maintenance.retention:REST=1"
 OLD_EVENTS, OLD_DAYS = 3000, 120
 PERSON, MAILS = "ada@example.org", 400
 
@@ -70,8 +70,8 @@ def _lives(stage: Stage, statement: str, *, nths: Sequence[int], provoke: Callab
 def migration(stage: Stage) -> None:
     """On the empty database; the next start finds either nothing or everything."""
     service = stage.service()
-    for moment in MOMENTS:
-        stage.order_death(service, MADE if moment == "statement" else "INSERT INTO alembic_version", moment)
+    for statement, moment in ((MADE, "statement"), (NOTED, "statement"), (NOTED, "commit")):
+        stage.order_death(service, statement, moment)
         service.launch()
         stage.await_death(service)
     service.start()

@@ -24,7 +24,7 @@ from tests.e2e import kill9
 from tests.e2e.service import ROOT, ServiceProcess, audit_differences, ids_in, until
 from tests.postgres import PostgresServer
 
-RATE = 400.0  # events a second: a busy account, and far from what the machine carries
+RATE = 250.0  # events a second: a busy account, and far from what the machine carries
 WELL_SECONDS = 60.0
 RETRIES = ",".join(["0.3"] * 400)  # nothing is given up for what lasts half a minute
 T = TypeVar("T")
@@ -148,7 +148,7 @@ class Stage:
         path.with_suffix(".new").write_text(json.dumps(order))
         path.with_suffix(".new").rename(path)
 
-    def await_death(self, service: ServiceProcess, seconds: float = 30) -> None:
+    def await_death(self, service: ServiceProcess, seconds: float = 60) -> None:
         """By SIGKILL, as ordered; then it may be started again."""
         code = service.wait(seconds)
         assert code == -9, f"it ended with {code}: {service.logs[-2000:]}"
@@ -187,7 +187,10 @@ class Stage:
     def await_taking(self, load: kill9.Load, seconds: float = 40) -> None:
         """Until a post is acknowledged again."""
         before = len(load.acknowledged)
-        until(lambda: len(load.acknowledged) > before, "an acknowledged post", seconds=seconds)
+        until(
+            lambda: len(load.acknowledged) > before, "an acknowledged post", seconds=seconds,
+            detail=lambda: f"{load.statuses}; {self.services[0].logs[-3000:]}",
+        )  # fmt: skip
         self.again.append(time.monotonic() - self._ended_at)
 
     def settle(self, service: ServiceProcess) -> None:
