@@ -122,7 +122,7 @@ def retention(stage: Stage) -> None:
             service.start()
             stage.await_taking(load)
         left.append(_left(stage, old))
-        until(lambda old=old: _left(stage, old) == 0, "the old events to be gone", seconds=40)  # type: ignore[misc]
+        until(lambda old=old: _left(stage, old) == 0, "the old events to be gone", seconds=90)  # type: ignore[misc]
     stage.settle(service)
     stage.told.append(f"of {OLD_EVENTS} old events {' / '.join(map(str, left))} left by the dead, 0 at the end")
 
