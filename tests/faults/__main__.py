@@ -134,7 +134,7 @@ def main() -> int:
     chosen = [fault for fault in FAULTS if options.only is None or fault.name in options.only]
     outcomes, skipped = play_all(chosen, [options.database] if options.database else BOTH)
     if options.readme:
-        table.write(table.markdown(outcomes, skipped))
+        table.write(table.markdown(outcomes, skipped, [fault.name for fault in FAULTS]))
     return 1 if any(one.wrong for one in outcomes) else 0
 
 

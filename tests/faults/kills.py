@@ -34,6 +34,7 @@ TAKEN_UP = r"^INSERT INTO deliveries .* DO UPDATE"
 DELETED = "^DELETE FROM events"
 CLEARED = "^DELETE FROM stat_counts"
 MADE, NOTED = "CREATE TABLE deliveries", "INSERT INTO alembic_version"
+MIGRATION_DEATHS = ((MADE, "statement"), (NOTED, "statement"), (NOTED, "commit"))  # the last one may be too late
 HURRY = "app.maintenance.retention:ROUND_SECONDS=1,app.maintenance.retention:REST=1"
 OLD_EVENTS, OLD_DAYS = 3000, 120
 PERSON, MAILS = "ada@example.org", 400
@@ -67,10 +68,10 @@ def _lives(stage: Stage, statement: str, *, nths: Sequence[int], provoke: Callab
     stage.settle(service)
 
 
-def migration(stage: Stage) -> None:
+def migration(stage: Stage, deaths: Sequence[tuple[str, str]] = MIGRATION_DEATHS) -> None:
     """On the empty database; the next start finds either nothing or everything."""
     service = stage.service()
-    for statement, moment in ((MADE, "statement"), (NOTED, "statement"), (NOTED, "commit")):
+    for statement, moment in deaths:
         stage.order_death(service, statement, moment)
         service.launch()
         stage.await_death(service)

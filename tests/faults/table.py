@@ -31,11 +31,26 @@ def line(outcome: Outcome) -> str:
     return f"{fault:18} {database:10} {numbers}" + (f"; {told}" if told else "") + f": {verdict}"
 
 
-def markdown(outcomes: Sequence[Outcome], skipped: Sequence[str]) -> str:
-    rows = [HEAD, ("---", "---", *["---:"] * 7, "---", "---"), *(cells(one) for one in outcomes)]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    left_out = "".join(f"\n- not run: {one}" for one in skipped)
-    return f"Run on {datetime.now(UTC):%Y-%m-%d}.\n\n{table}\n{left_out}"
+def markdown(outcomes: Sequence[Outcome], skipped: Sequence[str], order: Sequence[str]) -> str:
+    """The rows of the table that stands there, with those that were played now in their places; faults in `order`."""
+    rows = {tuple(row[:2]): row for row in _rows_there()}
+    rows |= {cells(one)[:2]: (*cells(one)[:-1], _verdict(one)) for one in outcomes}
+    found = sorted(rows.values(), key=lambda row: (order.index(row[0]) if row[0] in order else len(order), row[1]))
+    table = "\n".join(
+        "| " + " | ".join(row) + " |" for row in (HEAD, ("---", "---", *["---:"] * 7, "---", "---"), *found)
+    )
+    return table + "".join(f"\n- not run: {one}" for one in skipped)
+
+
+def _verdict(outcome: Outcome) -> str:
+    """With the day, since rows are of different runs."""
+    return f"{cells(outcome)[-1]}, {datetime.now(UTC):%Y-%m-%d}"
+
+
+def _rows_there() -> list[tuple[str, ...]]:
+    inside = README.read_text().partition(BEGIN)[2].partition(END)[0]
+    lines = [line.strip("| ") for line in inside.splitlines() if line.startswith("| ")]
+    return [tuple(cell.strip() for cell in line.split("|")) for line in lines[2:]]
 
 
 def write(text: str, *, begin: str = BEGIN, end: str = END) -> None:
