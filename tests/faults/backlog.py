@@ -34,7 +34,12 @@ def backlog(stage: Stage) -> None:
     service.start()
     ready = time.monotonic() - began
     stage.fault_ended()
-    until(lambda: service.get("/v1/sinks/crm")["backlog"] == 0, "the backlog to drain", seconds=DRAIN_SECONDS)
+    until(
+        lambda: service.get("/v1/sinks/crm")["backlog"] == 0,
+        "the backlog to drain",
+        seconds=DRAIN_SECONDS,
+        detail=lambda: (service.get("/v1/sinks/crm"), len(stage.sink.batches or ()), service.logs[-1500:]),
+    )
     stage.well_seconds = time.monotonic() - stage._ended_at
     peak = peak_mb(service.pid)
     stage.told.append(
