@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from app.connector.ledger import Entry, Ledger
+from app.connector.problems import InFlight
 from app.connector.sending import SendRequest
 from tests.connector.conftest import BASE, BOTH, KEY, SECRET, data, last_call, refusal
 from tests.factories import make_event
@@ -222,6 +223,31 @@ def test_after_a_crash_fifty_messages_are_looked_up_and_only_those_not_there_are
     assert len(sends(mailjet)[1].json["Messages"]) == 3
     assert {r["recipients"][0]["email"] for r in results if r["recipients"]} == {
         m["ContactAlt"] for m in account.messages.values()}  # fmt: skip
+
+
+@BOTH
+def test_a_sender_that_has_lost_its_lease_stops_and_sends_nothing(client, mailjet, database):
+    """It was away for longer than its lease, and another replica has the request now."""
+    request = SendRequest.model_validate({"messages": [letter(0, custom_id="order-17")]})
+    began = datetime.now(UTC) - timedelta(minutes=1)
+    died = Ledger(database, "shop", "k1", request.fingerprint, "dead", lambda: began)
+    asyncio.run(_leave(died, [Entry("order-17", tried_at=int(began.timestamp()))]))
+    later = datetime.now(UTC) + timedelta(seconds=10)
+    other = Ledger(database, "shop", "k1", request.fingerprint, "other", lambda: later)
+
+    def take_over(call) -> None:
+        mailjet.on_request = None
+        database.write(lambda c: other._try(c, []))
+
+    mailjet.on_request = take_over  # while the first looks up what the dead one may have sent
+    refused = send(client, letter(0, custom_id="order-17"), key="k1")
+
+    assert refusal(refused)[:2] == (409, "request_in_flight")
+    assert refused.headers["retry-after"] == "5"
+    assert [request.method for request in mailjet.requests] == ["GET"]
+    with pytest.raises(InFlight):
+        asyncio.run(died.save([]))
+    asyncio.run(other.save([Entry("order-17")]))  # whose request it is goes on
 
 
 async def _leave(ledger: Ledger, entries: list[Entry]) -> None:
