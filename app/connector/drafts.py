@@ -121,7 +121,7 @@ def _add_writing(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
         if body.content:
             try:
                 with mailjet_problems(DraftNotFound, NAMES):
-                    await mailjet.write_content(door, draft_id, body.content)
+                    await mailjet.create_content(door, draft_id, body.content)
             except AppError as problem:
                 problem.detail += f"; the draft was made without its content (id {draft_id})"
                 raise
