@@ -54,6 +54,12 @@ class Attachment(Given):
     content_id: str | None = Field(None, serialization_alias="ContentID", min_length=1, description="`ContentID`")
 
 
+def _check_size(files: list[Attachment]) -> list[Attachment]:
+    if sum(len(file.data) * 3 // 4 - file.data.count("=") for file in files) > MAX_ATTACHMENTS_BYTES:
+        raise PydanticCustomError("too_long", "must be at most 15 MB in all")
+    return files
+
+
 class Letter(Given):
     """One message to send."""
 
@@ -69,7 +75,9 @@ class Letter(Given):
     variables: dict[str, Any] | None = Field(
         None, serialization_alias="Variables", description="for the template (`Variables`)"
     )
-    attachments: list[Attachment] = Field([], description="`Attachments`, `InlinedAttachments`")
+    attachments: Annotated[list[Attachment], AfterValidator(_check_size)] = Field(
+        [], description="`Attachments`, `InlinedAttachments`: at most 15 MB in all"
+    )
     custom_id: str | None = Field(
         None, serialization_alias="CustomID", min_length=1, max_length=MAX_CUSTOM_ID,
         description="comes back in events; left out, one is made (`CustomID`)",

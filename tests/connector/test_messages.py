@@ -19,6 +19,16 @@ from tests.factories import make_event
 MESSAGES = f"{BASE}/messages"
 SHOWN = {"ShowSubject": "true", "ShowContactAlt": "true", "ShowCustomID": "true", "Limit": "50", "Sort": "ID"}
 
+FROM_TYPES = ("transactional", "marketing", "unknown")
+STATES = (
+    "user unknown", "mailbox inactive", "quota exceeded", "invalid domain", "no mail host", "relay/access denied",
+    "sender blocked", "content blocked", "policy issue", "system issue", "protocol issue", "connection issue",
+    "greylisted", "preblocked", "duplicate in campaign", "spam preblocked", "bad or empty template",
+    "error in template language", "typofix", "blacklisted", "spam reporter",
+)  # fmt: skip
+STATUSES = ("processed", "queued", "sent", "opened", "clicked", "bounce", "spam", "unsub", "blocked", "softbounced",
+            "hardbounced", "deferred")  # fmt: skip
+
 
 def letter(number: int = 0, **more):
     return {"from": {"email": "shop@example.com"}, "to": [{"email": f"{number}@example.com"}], "subject": "S",
@@ -41,13 +51,15 @@ def sends(mailjet):
         ({"contact_id": "8"}, {"Contact": "8"}),
         ({"since": "2026-05-03T10:00:00Z"}, {"FromTS": "1777802400"}),
         ({"until": "2026-05-03T12:00:00+02:00"}, {"ToTS": "1777802400"}),
-        ({"from_type": "marketing"}, {"FromType": "2"}),
-        ({"state": "relay/access denied"}, {"MessageState": "6"}),
+        *(({"from_type": word}, {"FromType": str(n)}) for n, word in enumerate(FROM_TYPES, 1)),
+        *(({"state": word}, {"MessageState": str(n)}) for n, word in enumerate(STATES, 1)),
+        *(({"status": word}, {"MessageStatus": str(n)}) for n, word in enumerate(STATUSES)),
         ({"state": "spam_reporter"}, {"MessageState": "21"}),
-        ({"status": "hardbounced"}, {"MessageStatus": "10"}),
+        ({"state": "6"}, {"MessageState": "6"}),
+        ({"status": "Hard bounce"}, {"MessageStatus": "10"}),
         ({"status": "0"}, {"MessageStatus": "0"}),
     ],
-)
+)  # fmt: skip
 def test_each_filter_of_messages_reaches_mailjet(client, mailjet, parameters, reaches):
     assert data(client.get(MESSAGES, params=parameters)) == []
 
@@ -121,6 +133,7 @@ def test_a_template_goes_by_its_number_and_a_sandbox_gives_no_ids(client, mailje
     ("change", "pointer"),
     [({"to": []}, "/messages/0/to"), ({"custom_id": "x" * 65}, "/messages/0/custom_id"),
      ({"attachments": [{"filename": "a", "data": "Q"}]}, "/messages/0/attachments/0/data"),
+     ({"attachments": [{"filename": "a", "data": "QUFB" * (5 * 2**20 + 1)}]}, "/messages/0/attachments"),
      ({"track_opens": "maybe"}, "/messages/0/track_opens"), ({"track_opens": []}, "/messages/0/track_opens"),
      ({"template_id": "x"}, "/messages/0/template_id"), ({"sender": 1}, "/messages/0/sender")],
 )  # fmt: skip
