@@ -112,6 +112,8 @@ def client(connector: Connector) -> Iterator[TestClient]:
     Part.connector = connector
     with TestClient(the_app(), headers={"authorization": "Bearer full"}) as opened:
         yield opened
+        assert opened.portal is not None
+        opened.portal.call(connector.doors.aclose)  # its connections belong to the client's event loop
 
 
 def last_call(mailjet: StandInMailjet) -> ApiRequest:
