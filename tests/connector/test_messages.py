@@ -144,6 +144,19 @@ def test_a_message_that_does_not_fit_is_told_by_its_pointer_and_nothing_is_sent(
     assert mailjet.requests == []
 
 
+def test_what_the_stand_in_sent_becomes_events_to_post(client, mailjet):
+    bad = letter(1, **{"from": {"email": "x@refused.example"}})
+    sent = send(client, letter(0, custom_id="order-17", payload="p"), bad).json()["results"][0]["recipients"][0]
+    send(client, letter(2), sandbox=True)
+
+    (event,) = mailjet.take_events()
+
+    assert (event["event"], event["email"], event["CustomID"], event["Payload"]) == (
+        "sent", "0@example.com", "order-17", "p")  # fmt: skip
+    assert (str(event["MessageID"]), event["Message_GUID"]) == (sent["message_id"], sent["message_guid"])
+    assert mailjet.take_events() == []
+
+
 def test_51_messages_are_refused(client):
     assert refusal(send(client, *map(letter, range(51))))[2] == [("/messages", "too_long")]
 

@@ -87,6 +87,7 @@ def test_other_spellings_of_mailjet_lead_to_the_same_answers(client, account, da
     with LocalServer(OtherSpellings(other)) as server:
         Part.connector = connector_of(server, database)
         told = answers(client, other.account)
+        client.portal.call(Part.connector.doors.aclose)
 
     assert [status for _, status, _ in plain if status >= 500] == []
     for expected, got in zip(plain, told, strict=True):
