@@ -26,7 +26,7 @@ DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 
 CONNECTION_KINDS = ("new", "reused")
 FEED_CLIENTS = ("poll", "stream")
-RETENTION_KINDS = ("events", "deliveries", "attempts", "payloads", "quarantine", "replays")
+RETENTION_KINDS = ("events", "deliveries", "attempts", "payloads", "quarantine", "replays", "ledger")
 STREAM_ENDINGS = ("client", "slow", "stopping", "error")
 
 

@@ -64,7 +64,8 @@ def _print_audit(report: Any) -> None:
     events, owed = report.events, report.deliveries
     states = ", ".join(f"{owed[state]} {state}" for state in ("delivered", "pending", "dead", "cancelled"))
     verdict = f"{len(report.differences)} differences" if report.differences else "it adds up"
-    out.print(f"{events['accepted']} accepted, {events['stored']} stored; {owed['owed']} owed, {states}: {verdict}")
+    kept = f"{events['stored']} stored, {events['quarantined']} quarantined"
+    out.print(f"{events['accepted']} accepted, {kept}; {owed['owed']} owed, {states}: {verdict}")
 
 
 @upkeep.command()

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from app import ledger
 from app.bell import Bell
-from app.db import insert_missing, insert_new
+from app.db import insert_missing, insert_new, insert_returning
 from app.dispatch.service import DELIVERY_COLUMNS, Handover, Job, delivery_key
 from app.models import Delivery, Event, Quarantined
 from app.suppressions.keeping import Keeper
@@ -65,11 +65,18 @@ class PostWriter:
         )  # fmt: skip
         if connection.dialect.name != "sqlite" and any(post.jobs for post in items):
             self._paused = self._worker.paused_sinks(connection)  # a pause on another replica holds for these too
-        insert_missing(connection, _quarantine, QUARANTINE_COLUMNS, [row for post in items for row in post.quarantined])
+        self._quarantine(connection, [row for post in items for row in post.quarantined])
         if owed and self._bell is not None:
             self._bell.ring(connection)
         self._keeper.record(connection, [rows[event_id] for event_id in new])
         return [{event_id for event_id in post.events if owners.get(event_id) is post} for post in items]
+
+    def _quarantine(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        if not rows:
+            return
+        by_id = {row[0]: row for row in rows}
+        new = insert_returning(connection, _quarantine, QUARANTINE_COLUMNS, [by_id[key] for key in sorted(by_id)])
+        ledger.record(connection, ledger.Entry.MADE, quarantined=[by_id[key][1:3] for key in new])
 
     def committed(self, items: Sequence[Post], results: Sequence[set[str]]) -> None:
         paused, self._paused = self._paused, {}

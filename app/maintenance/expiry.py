@@ -103,7 +103,7 @@ def delete_quarantine(connection: Connection, before: datetime, most: int) -> in
     """At most `most` entries received before that time, the oldest first; the number deleted."""
     old = sa.select(_quarantine.c.id).where(_quarantine.c.received_at < before)
     chosen = old.order_by(_quarantine.c.received_at, _quarantine.c.id).limit(most)
-    return connection.execute(sa.delete(_quarantine).where(_quarantine.c.id.in_(chosen))).rowcount
+    return ledger.delete_quarantined(connection, _quarantine.c.id.in_(chosen), Entry.EXPIRED)
 
 
 def delete_replays(connection: Connection, before: datetime) -> int:
