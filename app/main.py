@@ -54,6 +54,7 @@ from app.replay import routes as replay_routes
 from app.replay.selection import recipients
 from app.replay.service import Replays
 from app.settings import Settings
+from app.silence.keeper import SilenceKeeper
 from app.sinks import routes as sink_routes
 from app.sinks.service import Sinks
 from app.stats import routes as stats_routes
@@ -146,6 +147,7 @@ class Service:
             self._background.append(asyncio.create_task(self._keep_retention(), name="retention"))
             self._background.append(asyncio.create_task(self.erasures.run(self._background_stop), name="erasures"))
             self._background.append(asyncio.create_task(self._keep_stats(), name="stats"))
+            self._background.append(asyncio.create_task(self._keep_rhythm(), name="rhythm"))
         else:
             self._background.append(asyncio.create_task(self._watch_registration(), name="registration"))
 
@@ -169,6 +171,15 @@ class Service:
         keeper = StatsKeeper(
             self.database, self.feed.horizon, leadership.may_lead, on_lag=self.metrics.stats_lag.set,
             retention_days=self.settings.stats_retention_days,
+        )  # fmt: skip
+        await keeper.run(self._background_stop)
+        await leadership.release()
+
+    async def _keep_rhythm(self) -> None:
+        leadership = Leadership(self.database, "rhythm", self.relay.lease_token)
+        keeper = SilenceKeeper(
+            self.settings.effective_webhooks, self.database, leadership.may_lead, herald=self.herald,
+            on_silence=lambda webhook, event, silent: self.metrics.webhook_silent.labels(webhook, event).set(silent),
         )  # fmt: skip
         await keeper.run(self._background_stop)
         await leadership.release()

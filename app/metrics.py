@@ -86,6 +86,9 @@ class Metrics:
             ["webhook", "event"],
             registry=r,
         )
+        self.webhook_silent = Gauge(
+            "jethook_webhook_silent", "1 where nothing came that should have", ["webhook", "event"], registry=r
+        )
         self.mailjet_requests = Counter(
             "jethook_mailjet_api_requests", "Calls of Mailjet's API", ["operation", "code"], registry=r
         )
@@ -162,6 +165,8 @@ class Metrics:
             for event in (*EVENT_TYPES, UNKNOWN):
                 for result in ("stored", "duplicate"):
                     self.ingest_events.labels(webhook, event, result)
+            for event in EVENT_TYPES:
+                self.webhook_silent.labels(webhook, event)
             self.ingest_events.labels(webhook, UNKNOWN, "quarantined")
         for sink in sinks:
             for outcome in AttemptOutcome:

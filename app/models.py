@@ -458,6 +458,18 @@ class Callback(SQLModel, table=True):
     error: str | None = Field(default=None, sa_type=_text())
 
 
+class Expectation(SQLModel, table=True):
+    """By when a webhook should hear of a type again, by its rhythm or its setting, and since when it has not."""
+
+    __tablename__ = "expectations"
+    __table_args__ = (sa.PrimaryKeyConstraint("webhook", "type"), {"sqlite_with_rowid": False})
+
+    webhook: str = Field(sa_type=_text(63))
+    type: str = Field(sa_type=_text(16))
+    expected_by: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    silent_since: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
 class ReplacedCallback(SQLModel, table=True):
     """A foreign callback that ours took the place of, kept whole so that `unregister` can put it back."""
 

@@ -233,6 +233,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_erasures")),
     )
     op.create_table(
+        "expectations",
+        sa.Column("webhook", sa.String(length=63), nullable=False),
+        sa.Column("type", sa.String(length=16), nullable=False),
+        sa.Column("expected_by", app.db.UTCDateTime(), nullable=True),
+        sa.Column("silent_since", app.db.UTCDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("webhook", "type", name=op.f("pk_expectations")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "kept_payloads",
         sa.Column(
             "event_id",
@@ -524,6 +533,7 @@ def downgrade() -> None:
     op.drop_table("ledger")
     op.drop_table("leases")
     op.drop_table("kept_payloads")
+    op.drop_table("expectations")
     op.drop_table("erasures")
     op.drop_index("ix_events_webhook_type", table_name="events")
     op.drop_index(
