@@ -814,7 +814,8 @@ def test_webhooks_are_listed_with_the_state_of_each_callback(world):
     assert opened == {
         "type": "open", "backup": False, "state": "foreign", "held_by": SHOWN,
         "mailjet_id": opened["mailjet_id"], "last_event_at": "2026-05-03T12:00:00Z",
-        "rhythm": {"state": "learning", "expected_by": None, "silent_since": None}, "checked_at": "2026-05-03T12:00:00Z", "error": None,
+        "rhythm": {"state": "learning", "expected_by": None, "silent_since": None},
+        "checked_at": "2026-05-03T12:00:00Z", "error": None,
     }  # fmt: skip
     assert (clicked["state"], clicked["held_by"], clicked["last_event_at"]) == ("shared", "ant", None)
     assert clicked["mailjet_id"] == ant["callbacks"][0]["mailjet_id"]

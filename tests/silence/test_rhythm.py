@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -109,7 +110,7 @@ def test_no_gap_of_the_past_but_the_longest_is_ever_silence(hours: set[int]):
         return
     ordered = sorted(hours)
     early = 0
-    for earlier, later in zip(ordered, ordered[1:], strict=False):
+    for earlier, later in pairwise(ordered):
         by = expected_by(rhythm, EPOCH + (earlier + 1) * HOUR)
         early += by is not None and by < EPOCH + later * HOUR
     assert early <= 1
