@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, health
 from app.alerts.service import Alerts, is_wanted
+from app.completeness.duties import CompletenessDuties
 from app.connector.service import Connector
 from app.credentials import callback_passwords, derive, load_secret_key, made_api_key, registered_passwords
 from app.dashboard import routes as dashboard_routes
@@ -115,6 +116,10 @@ class Service:
             settings, self.database, owner=self.relay.lease_token, observe=self.metrics.mailjet_answered,
             stored=self._watched,
         )  # fmt: skip
+        self.completeness = CompletenessDuties(
+            settings, self.connector.doors, self.database, self.relay.lease_token, keeper=self.keeper,
+            stored=self._watched, on_ratio=self.metrics.completeness_is,
+        )  # fmt: skip
         self._background: list[asyncio.Task[None]] = []
         self._background_stop = asyncio.Event()
         self.receiver = Receiver(
@@ -142,6 +147,7 @@ class Service:
         if self.delivers:
             await self.relay.start()
             self.connector.start()
+            self.completeness.start()
             self._background.append(asyncio.create_task(self._keep_registered(), name="registration"))
             self._background.append(asyncio.create_task(self.replays.run(self._background_stop), name="replays"))
             self._background.append(asyncio.create_task(self._keep_retention(), name="retention"))
@@ -198,7 +204,7 @@ class Service:
         self.feed.wake()
 
     def _watched(self, events: int) -> None:
-        """Contacts became events: on the event loop, and owed to whoever delivers."""
+        """Contacts, or what a backfill found, became events: on the event loop, and owed to whoever delivers."""
         self._committed(events)
         self.relay.look_again()
 
@@ -222,6 +228,7 @@ class Service:
         await self.receiver.idle()
         if self.delivers:
             await self.relay.stop()
+        await self.completeness.stop()
         await self.connector.stop()
         await self.commits.drain()
         if self.alerts is not None:  # after all who tell it something
@@ -333,6 +340,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     rest.include_router(erasure_routes.build_router(service.erasures, service.database, keys))
     rest.include_router(registration_routes.build_router(settings, service.database, keys, service.registrar))
+    rest.include_router(service.completeness.build_router(keys))
     rest.include_router(service.connector.build_router(keys))
     rest.include_router(
         health.build_router(

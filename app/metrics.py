@@ -89,6 +89,11 @@ class Metrics:
         self.webhook_silent = Gauge(
             "jethook_webhook_silent", "1 where nothing came that should have", ["webhook", "event"], registry=r
         )
+        self.completeness = Gauge(
+            "jethook_completeness_ratio",
+            "Events stored of those that Mailjet counted, over the settled days of the last week",
+            ["connection", "event"], registry=r,
+        )  # fmt: skip
         self.mailjet_requests = Counter(
             "jethook_mailjet_api_requests", "Calls of Mailjet's API", ["operation", "code"], registry=r
         )
@@ -142,6 +147,9 @@ class Metrics:
     def arrived(self, sink: str, seconds: float) -> None:
         """A sink's 2xx, so long after the event was received."""
         self._child(self.end_to_end, sink).observe(seconds)
+
+    def completeness_is(self, connection: str, event: str, ratio: float) -> None:
+        self._child(self.completeness, connection, event).set(ratio)
 
     def feed_clients_are(self, kind: str, clients: int) -> None:
         self._child(self.feed_clients, kind).set(clients)

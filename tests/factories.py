@@ -138,3 +138,9 @@ def take_statistics(database: Database) -> None:
 
     if not database.is_sqlite:
         database.write(analyze)
+
+
+def newest_seq(database: Database) -> int:
+    """Of the events; 0 where there are none."""
+    with database.reading() as connection:
+        return int(connection.execute(sa.select(sa.func.max(Event.__table__.c.seq))).scalar() or 0)  # type: ignore[attr-defined]

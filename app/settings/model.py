@@ -217,6 +217,9 @@ class Settings(BaseModel):
     register_every_seconds: SecondsOrNone = Field(
         300.0, description="how often callbacks are checked; 0: at start only"
     )
+    completeness_every_seconds: SecondsOrNone = Field(
+        21_600.0, description="how often Mailjet is asked what it counted, to compare; 0: never"
+    )
     retention_days: float = Field(
         90,
         ge=0,

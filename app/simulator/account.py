@@ -32,6 +32,7 @@ class Account:
     messages: dict[int, Object] = field(default_factory=dict)
     histories: dict[int, list[Object]] = field(default_factory=dict)  # by message
     sms: list[Object] = field(default_factory=list)
+    has_counters: bool = True  # accounts from before April 2018 may have none
     _ids: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:

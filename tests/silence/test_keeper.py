@@ -20,7 +20,7 @@ from app.settings import WebhookSettings
 from app.silence import queries
 from app.silence.keeper import SilenceKeeper
 from app.silence.rhythm import HOUR
-from tests.factories import NOON, event_values, insert
+from tests.factories import NOON, event_values, insert, newest_seq
 
 DAY = timedelta(days=1)
 START = NOON.replace(minute=0, second=0, microsecond=0)
@@ -64,8 +64,8 @@ class Story:
     def come(self, *moments: datetime, event_type: str = "sent", **given: Any) -> None:
         rows = [event_values(occurred_at=moment, type=event_type, **given) for moment in moments]
         insert(self.database, Event, rows)
-        known = KnownCells()
-        while self.database.write(lambda c: fold_slice(c, 1 << 60, known, most=1000)):
+        known, newest = KnownCells(), newest_seq(self.database)
+        while self.database.write(lambda c: fold_slice(c, newest, known, most=1000)):
             known.confirm()
 
     def look(self, keeper: SilenceKeeper, at: datetime) -> list[tuple[str, Any]]:
