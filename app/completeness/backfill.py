@@ -114,6 +114,10 @@ class Backfills:
                 seconds = FAILED_SECONDS
             if not stop.is_set():
                 await wait_for_event(self._woken, seconds)
+        await self.release()
+
+    async def release(self) -> None:
+        """Another may go on at once."""
         await self._leadership.release()
 
     def wake(self) -> None:
