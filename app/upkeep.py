@@ -114,7 +114,7 @@ def backfill(
     until: Annotated[str | None, typer.Option(help="Messages that it got before; without it: until now.")] = None,
     connection: Annotated[str, typer.Option(help="The connection whose messages are looked at.")] = "default",
     types: Annotated[list[str] | None, typer.Option("--type", help="Only this event type; repeatable.")] = None,
-    deliver: Annotated[bool, typer.Option(help="Owe what is found to the sinks.")] = True,
+    no_deliver: Annotated[bool, typer.Option("--no-deliver", help="Owe what is found to no sink.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Only JSON on standard output.")] = False,
 ) -> None:
     """Fetch events that no callback brought from Mailjet's histories; what is there already is not stored again."""
@@ -128,7 +128,7 @@ def backfill(
         usage("--since must be before --until")
     if strange := sorted(set(types or ()) - set(EVENT_TYPES)):
         usage(f"--type: {strange[0]!r} is none of {', '.join(EVENT_TYPES)}")
-    asked = Asked(connection, first, end, tuple(types or ()), deliver)
+    asked = Asked(connection, first, end, tuple(types or ()), not no_deliver)
     with database(found) as opened:
         try:
             job = asyncio.run(run(found, opened, asked, err))
