@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -62,6 +63,7 @@ from app.stats import routes as stats_routes
 from app.stats.keeper import StatsKeeper
 from app.suppressions.digest import address_digest
 from app.suppressions.keeping import Keeper, policy_of
+from app.tracing.switch import make_tracer
 
 log = structlog.get_logger(__name__)
 
@@ -96,11 +98,12 @@ class Service:
         self.alerts = make_alerts(settings, self.database)
         herald: Herald = self.alerts or NOBODY
         self.herald = herald
+        self.tracer = make_tracer(os.environ, self.database)
         self.keeper = Keeper(policy_of(settings), herald)
         self.digest = partial(address_digest, secret_key)
         self.relay = Relay(
             settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics, herald=herald,
-            address_rules=settings.address_rules,
+            address_rules=settings.address_rules, tracer=self.tracer,
         )  # fmt: skip
         self.recipients = recipients(settings.sinks)
         self.replays = Replays(self.recipients, self.database, self.relay.lease_token, self.relay.look_again)
@@ -109,6 +112,7 @@ class Service:
         self.ingest = Ingest(
             settings.effective_webhooks, matcher=Matcher(settings.sinks), commits=self.commits, worker=worker,
             observe=self._committed, herald=herald, keeper=self.keeper,
+            traces=self.tracer.book if self.tracer is not None else None,
         )  # fmt: skip
         self.registrar = make_registrar(settings, self.database, self.metrics, herald)
         self.exports = export_routes.Exports(self.database, stopping=lambda: self.stopping)
@@ -124,7 +128,7 @@ class Service:
         self._background_stop = asyncio.Event()
         self.receiver = Receiver(
             self.ingest, CallbackAuth(settings.instance, self.passwords), self.metrics,
-            max_body_bytes=settings.max_body_bytes, stopping=lambda: self.stopping,
+            max_body_bytes=settings.max_body_bytes, stopping=lambda: self.stopping, tracer=self.tracer,
         )  # fmt: skip
 
     @property
@@ -236,6 +240,8 @@ class Service:
         await self.erasures.stop()
         await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.to_thread(self.exports.close)
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
         await asyncio.to_thread(self.database.close)
 
 

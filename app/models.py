@@ -283,6 +283,16 @@ class StatProgress(SQLModel, table=True):
     digest_key: bytes = Field(sa_type=sa.LargeBinary)
 
 
+class EventTrace(SQLModel, table=True):
+    """The trace that an event came with; only while tracing is on."""
+
+    __tablename__ = "event_traces"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    event_id: str = Field(sa_type=IdText, primary_key=True)
+    traceparent: str = Field(sa_type=_text(64))
+
+
 class Quarantined(SQLModel, table=True):
     """What came with valid credentials and could not be read as an event; the same bytes stay one row."""
 

@@ -5,7 +5,7 @@ Runs as a lane of `app.group_commit`: all posts that wait are written with a few
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from app.db import insert_missing, insert_new, insert_returning
 from app.dispatch.service import DELIVERY_COLUMNS, Handover, Job, delivery_key
 from app.models import Delivery, Event, Quarantined
 from app.suppressions.keeping import Keeper
+from app.tracing.book import TraceBook
 from app.views import EVENT_COLUMNS
 
 _events: sa.Table = Event.__table__  # type: ignore[attr-defined]
@@ -38,14 +39,17 @@ class Post:
     deliveries: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
     jobs: dict[str, list[Job]] = field(default_factory=dict)
     quarantined: list[tuple[Any, ...]] = field(default_factory=list)
+    trace: str | None = None
 
 
 class PostWriter:
     """The lane's work, see `LaneWork`; a post's result is the set of its event ids that were new."""
 
     def __init__(
-        self, worker: Handover, observe: Callable[[int], None] = lambda events: None, keeper: Keeper | None = None
-    ) -> None:
+        self, worker: Handover, observe: Callable[[int], None] = lambda events: None, keeper: Keeper | None = None,
+        traces: TraceBook | None = None,
+    ) -> None:  # fmt: skip
+        self._traces = traces
         self._worker = worker
         self._keeper = keeper or Keeper()
         self._bell = None if worker.lease_token else Bell()  # nobody here sends what is stored
@@ -65,6 +69,8 @@ class PostWriter:
         )  # fmt: skip
         if connection.dialect.name != "sqlite" and any(post.jobs for post in items):
             self._paused = self._worker.paused_sinks(connection)  # a pause on another replica holds for these too
+        if self._traces is not None:
+            self._traces.store(connection, _traced(owners))
         self._quarantine(connection, [row for post in items for row in post.quarantined])
         if owed and self._bell is not None:
             self._bell.ring(connection)
@@ -83,6 +89,8 @@ class PostWriter:
         self._worker.follow(paused)
         self._observe(sum(len(post.events) for post in items))
         for post, new in zip(items, results, strict=True):
+            if self._traces is not None:
+                self._traces.remember((event_id, post.trace) for event_id in new)
             for event_id, jobs in post.jobs.items():
                 for job in jobs:
                     if event_id in new:
@@ -96,6 +104,13 @@ class PostWriter:
             for jobs in post.jobs.values():
                 for job in jobs:
                     self._worker.release(job.sink)
+
+
+def _traced(owners: Mapping[str, Post]) -> Iterator[tuple[str, str]]:
+    """(event's id, trace) of new events that are owed to somebody."""
+    for event_id, post in owners.items():
+        if post.trace is not None and event_id in post.deliveries:
+            yield event_id, post.trace
 
 
 def _first_owner(posts: Sequence[Post], new: set[str]) -> dict[str, Post]:

@@ -48,6 +48,7 @@ SLACK = 0.1  # of the days asked for: how much longer an event may wait for its 
 LOCK_TRIES = 5
 LOCK_PAUSE_SECONDS = 0.2
 PASSING_STATES = frozenset({"40001", "40P01", "55P03"})  # serialization, deadlock, a lock not had in time
+TRACES_STAY = timedelta(days=14)  # longer than any schedule of retries
 LEDGER_LINGERS = timedelta(days=7)  # until then a difference can be seen in its quarter of an hour
 QUARANTINE_ROWS = 20  # a body can be as large as a callback may be
 SEQS = 2000
@@ -285,6 +286,8 @@ class Retention:
         return await self._database.run_read(lambda c: redaction.get_mark(c, name))
 
     async def _clear_beside(self, now: datetime, pace: Pace, found: Report) -> None:
+        while await self._slice(lambda c: expiry.delete_traces(c, now - TRACES_STAY, pace.size), pace):
+            pass
         before = self._rules.first_cutoff(now)
         if before is None:
             return

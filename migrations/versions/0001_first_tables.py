@@ -184,6 +184,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ended_sessions")),
     )
     op.create_table(
+        "event_traces",
+        sa.Column(
+            "event_id",
+            sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"),
+            nullable=False,
+        ),
+        sa.Column("traceparent", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("event_id", name=op.f("pk_event_traces")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "events",
         seq,
         sa.Column(
@@ -609,6 +620,7 @@ def downgrade() -> None:
         sqlite_where=sa.text("campaign_id IS NOT NULL"),
     )
     op.drop_table("events")
+    op.drop_table("event_traces")
     op.drop_table("ended_sessions")
     op.drop_table("completeness_looks")
     op.drop_table("completeness")
