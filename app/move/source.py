@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import StaticPool
 
 from app.errors import DatabaseFault
-from app.ledger import SLOT_DIGITS, next_slot, slot_start
+from app.ledger import next_slot, slot_start, slot_within
 from app.migrate import is_current
 from app.models import Event
 from app.move.tables import Row, all_tables, page_after, plain_columns, portable
@@ -86,7 +86,7 @@ def every_row(connection: Connection, table: sa.Table) -> Iterator[Row]:
 
 def weeks_of_events(connection: Connection, now: datetime) -> list[Week]:
     """Those in which events of ours happened, but none of before `MOST_WEEKS` or that is far ahead."""
-    slots = connection.execute(sa.select(sa.func.substr(_events.c.id, 1, SLOT_DIGITS)).distinct()).scalars()
+    slots = connection.execute(sa.select(slot_within(_events.c.id)).distinct()).scalars()
     weeks = {week_of(end) for slot in slots for end in (slot_start(slot), slot_start(next_slot(slot)) - MILLISECOND)}
     return sorted(week for week in weeks if now - MOST_WEEKS * WEEK <= week.start <= now + AHEAD)
 
