@@ -112,11 +112,15 @@ async def get_message(door: Door, message_id: str) -> dict[str, Any]:
 
 async def get_history(door: Door, message_id: str) -> list[HistoryEntry]:
     """In Mailjet's order; empty for an unknown message, which Mailjet does not tell from one without history."""
+    return [_entry(item) for item in await list_history(door, message_id)]
+
+
+async def list_history(door: Door, message_id: str) -> list[dict[str, Any]]:
+    """The same as Mailjet sends it."""
     try:
-        items = (await door.ask("message_history", f"/v3/REST/messagehistory/{message_id}")).data()
+        return (await door.ask("message_history", f"/v3/REST/messagehistory/{message_id}")).data()
     except MailjetNotFound:
         return []
-    return [_entry(item) for item in items]
 
 
 def _entry(item: dict[str, Any]) -> HistoryEntry:

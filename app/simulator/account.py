@@ -34,6 +34,7 @@ class Account:
     histories: dict[int, list[Object]] = field(default_factory=dict)  # by message
     sms: list[Object] = field(default_factory=list)
     happened: deque[Object] = field(default_factory=lambda: deque(maxlen=10_000))  # events that nobody has posted yet
+    has_counters: bool = True  # accounts from before April 2018 may have none
     _ids: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from app.simulator import mails, newsletters, people, texts
+from app.simulator import counters, mails, newsletters, people, texts
 from app.simulator.account import Account
 from app.simulator.callbacks import TYPE_NUMBERS, Callback, CallbackError, CallbackTable
 from app.simulator.replies import FlatError, Object, error_content, number, to_json
@@ -45,6 +45,7 @@ RESOURCES = {
     "contactslist": people.contacts_list,
     "message": mails.message,
     "messagehistory": mails.history,
+    "statcounters": counters.counters,
     "campaigndraft": newsletters.draft,
     "campaign": newsletters.campaign,
 }
