@@ -112,6 +112,14 @@ class Standing:
             self.hidden.pop(place, None)
         return ended
 
+    def rebuild(self, facts_of: Callable[[str], list[Against]]) -> None:
+        """All stays, but what takes several events is told anew by those that are left, while its own still is."""
+        for place in [place for place in self.entries if place[1] == "soft_bounces"]:
+            facts = facts_of(place[0])
+            if self.entries[place].event_id in {fact.event_id for fact in facts}:
+                del self.entries[place]
+                self.take([fact for fact in facts if fact.place == place], facts_of)
+
     def forget(self, is_meant: Callable[[str], bool], *, keep: bool) -> None:
         for place in [place for place in self.entries if is_meant(place[0])]:
             entry = self.entries.pop(place)
@@ -130,7 +138,5 @@ def _beginning(reason: str, facts: Iterable[Against]) -> tuple[int, str] | None:
         arrivals[key] = min(arrivals.get(key, fact.event_id), fact.event_id)
     marks = sorted((at, event_id) for (at, _), event_id in arrivals.items())
     needed = SOFT_BOUNCES if reason == "soft_bounces" else 1
-    within = (
-        end for first, end in zip(marks, marks[needed - 1 :], strict=False) if end[0] - first[0] <= SOFT_DAYS * DAY
-    )
-    return next(within, None)
+    runs = zip(marks, marks[needed - 1 :], strict=False)
+    return next((end for first, end in runs if end[0] - first[0] <= SOFT_DAYS * DAY), None)

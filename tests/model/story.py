@@ -78,9 +78,10 @@ class Story:
             side.retain(now, days=days, payload_days=payload_days, though_owed=though_owed)
 
     def rebuild(self) -> None:
-        """Which changes nothing."""
+        """Which changes nearly nothing."""
         self.fold()
         self.service.rebuild()
+        self.world.standing.rebuild(self.world.facts_of)
 
     def _address(self) -> str:
         """One that may be suppressed, or any."""
