@@ -13,7 +13,9 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
+from sqlmodel import SQLModel
 
 from app.clock import from_micros
 from app.main import Service, create_app
@@ -58,6 +60,16 @@ class Running:
     def __init__(self, client: TestClient, service: Service) -> None:
         self._client = client
         self._service = service
+        self._known, self._horizon = KnownCells(), Horizon()
+
+    def empty(self) -> None:
+        """As if it had just been started. Numbers that were given out are not given again, as a feed expects."""
+
+        def delete(connection: sa.Connection) -> None:
+            for table in SQLModel.metadata.sorted_tables:
+                connection.execute(table.delete())
+
+        self._service.database.write(delete)
         self._known, self._horizon = KnownCells(), Horizon()
 
     # --- mail ---

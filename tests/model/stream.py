@@ -22,17 +22,8 @@ AGENTS = (
 )  # fmt: skip
 ERRORS = ("user unknown", "mailbox inactive", "quota exceeded", "invalid domain", "no mail host", "greylisted",
           "spam reporter", "preblocked", "sender blocked", "content blocked", "new word", "")  # fmt: skip
-KINDS = {
-    "sent": 30,
-    "open": 24,
-    "click": 12,
-    "bounce": 12,
-    "blocked": 7,
-    "spam": 3,
-    "unsub": 7,
-    "typofix": 2,
-    "test": 1,
-}
+KINDS = {"sent": 30, "open": 24, "click": 12, "bounce": 12, "blocked": 7, "spam": 3, "unsub": 7, "typofix": 2,
+         "test": 1}  # fmt: skip
 CAMPAIGNS = (0, "", None, 7_653_742_001, 7_653_742_002, "7653742003", 7_653_742_004)
 NAMES = ("", None, "spring sale", "mj.nl=10203001", "été", "for ann@example.com")
 LISTS = (0, "", None, 17, 4_294_967_301)
