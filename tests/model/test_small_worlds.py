@@ -18,7 +18,7 @@ from tests.model.service import Running, running
 from tests.model.story import FUTURE, PAST, Story
 
 HOUR, DAY = 3600, 86_400
-FEW = 3  # of each kind of question
+FEW = 5  # of each kind of question
 
 seeds = st.integers(0, 2**32)
 
