@@ -69,6 +69,7 @@ class Stream:
     emails: list[str] = field(default_factory=list)
     recent: list[_Message] = field(default_factory=list)
     told: list[Arrival] = field(default_factory=list)
+    born: int = 0
 
     def __post_init__(self) -> None:
         self.now = self.start
@@ -140,7 +141,8 @@ class Stream:
 
     def _common(self) -> dict[str, Any]:
         rng = self.rng
-        number = rng.randrange(2**54, 2**60)
+        self.born += 1  # and not by chance, since hypothesis makes the same choices again
+        number = 2**54 + self.born * 7919
         common: dict[str, Any] = {
             "MessageID": number if rng.random() < 0.9 else str(number),
             "email": rng.choice(self.emails) if rng.random() < 0.98 else rng.choice(("", None)),
@@ -148,7 +150,7 @@ class Stream:
             "customcampaign": rng.choice(NAMES), "CustomID": rng.choice(ODDITIES), "Payload": rng.choice(ODDITIES),
         }  # fmt: skip
         if rng.random() < 0.9:
-            common["Message_GUID"] = str(uuid.UUID(int=rng.getrandbits(128)))
+            common["Message_GUID"] = str(uuid.UUID(int=number))
         if rng.random() < 0.05:  # as in old groups
             common["mj_message_id"] = str(common.pop("MessageID"))
         elif rng.random() < 0.03:
