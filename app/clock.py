@@ -16,6 +16,11 @@ def now_micros() -> int:
     return time.time_ns() // 1000
 
 
+def uptime_seconds() -> float:
+    """Seconds since the machine's start, those asleep included where it tells: no change of the wall clock moves it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 def to_micros(moment: datetime) -> int:
     """Microseconds since 1970, exact: `timestamp()` goes through a float and rounds."""
     since = moment - EPOCH

@@ -27,7 +27,6 @@ from typing import Any, TypeVar
 
 import psycopg
 import sqlalchemy as sa
-from psycopg.types.string import TextLoader
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Dialect, Engine, make_url
@@ -38,6 +37,7 @@ from sqlalchemy.types import TypeDecorator
 
 from app.clock import from_micros, to_micros
 from app.errors import DatabaseFault
+from app.postgres import postgres_engine
 
 T = TypeVar("T")
 NO_ID = "00000000-0000-0000-0000-000000000000"  # before every id
@@ -104,7 +104,7 @@ class Database:
             self.reader = _sqlite_engine(parsed, writes=False)
             self.writer = _sqlite_engine(parsed, writes=True)
         else:
-            self.writer = _postgres_engine(parsed.set(drivername="postgresql+psycopg"))
+            self.writer = postgres_engine(parsed.set(drivername="postgresql+psycopg"), pool_size=WRITE_THREADS + 4)
             # One answer shows one moment, also where it takes several statements.
             self.reader = self.writer.execution_options(isolation_level="REPEATABLE READ")
         self._path = parsed.database if self.is_sqlite else None
@@ -363,37 +363,3 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
             time.sleep(0.01)
         else:
             return
-
-
-def _postgres_engine(url: sa.URL) -> Engine:
-    """`prepare_threshold` in the URL is psycopg's own: after how many times a statement is prepared, or `none` for a
-    PgBouncer in transaction mode that knows nothing of prepared statements (before 1.21, or max_prepared_statements 0).
-    """
-    threshold = _prepare_threshold(url.query.get("prepare_threshold"))
-    url = url.difference_update_query(["prepare_threshold"])
-    engine = sa.create_engine(
-        url,
-        pool_size=WRITE_THREADS + 4,
-        hide_parameters=True,
-        max_overflow=16,
-        pool_timeout=10,
-        pool_pre_ping=True,  # a restarted server costs one round trip, not one failed post
-        connect_args={"connect_timeout": 5, "application_name": "jethook"} | threshold,
-    )
-
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: psycopg.Connection[Any], _: object) -> None:
-        # Ids are text everywhere above the database: no object is made of each.
-        connection.adapters.register_loader("uuid", TextLoader)
-
-    return engine
-
-
-def _prepare_threshold(given: str | tuple[str, ...] | None) -> dict[str, int | None]:
-    if given is None:
-        return {}
-    if given == "none":
-        return {"prepare_threshold": None}
-    if isinstance(given, str) and given.isascii() and given.isdigit():
-        return {"prepare_threshold": int(given)}
-    raise DatabaseFault("JETHOOK_DATABASE_URL: prepare_threshold is a whole number or `none`")

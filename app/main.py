@@ -41,6 +41,7 @@ from app.ingest import quarantine
 from app.ingest.auth import CallbackAuth
 from app.ingest.routes import ReceiveFirst, Receiver, openapi_path
 from app.ingest.service import Ingest
+from app.maintenance.clock_watch import ClockWatch
 from app.maintenance.leader import Leadership
 from app.maintenance.retention import Report, Retention, Rules
 from app.metrics import Metrics
@@ -124,6 +125,7 @@ class Service:
             settings, self.connector.doors, self.database, self.relay.lease_token, keeper=self.keeper,
             stored=self._watched, on_ratio=self.metrics.completeness_is,
         )  # fmt: skip
+        self._clock_watch = ClockWatch(self.database)
         self._background: list[asyncio.Task[None]] = []
         self._background_stop = asyncio.Event()
         self.receiver = Receiver(
@@ -168,19 +170,23 @@ class Service:
 
     async def _keep_retention(self) -> None:
         leadership = Leadership(self.database, "retention", self.relay.lease_token)
-        retention = Retention(retention_rules(self.settings), self.database, report=self._retained)
+        retention = Retention(
+            retention_rules(self.settings), self.database, report=self._retained, ahead=self._clock_watch.ahead_seconds
+        )
         await retention.run(self._background_stop, leadership.may_lead)
         await leadership.release()
 
     def _retained(self, found: Report, at: datetime) -> None:
         oldest = None if found.oldest is None else found.oldest.timestamp()
-        self.metrics.retained(found.rows, oldest=oldest, now=at.timestamp())
+        self.metrics.clock_ahead.set(found.ahead_seconds)
+        if not found.is_held:
+            self.metrics.retained(found.rows, oldest=oldest, now=at.timestamp())
 
     async def _keep_stats(self) -> None:
         leadership = Leadership(self.database, "stats", self.relay.lease_token)
         keeper = StatsKeeper(
             self.database, self.feed.horizon, leadership.may_lead, on_lag=self.metrics.stats_lag.set,
-            retention_days=self.settings.stats_retention_days,
+            retention_days=self.settings.stats_retention_days, ahead=self._clock_watch.ahead_seconds,
         )  # fmt: skip
         await keeper.run(self._background_stop)
         await leadership.release()

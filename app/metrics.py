@@ -117,6 +117,11 @@ class Metrics:
         self.retention_success = Gauge(
             "jethook_retention_last_success_timestamp_seconds", "When retention last finished a round", registry=r
         )
+        self.clock_ahead = Gauge(
+            "jethook_clock_ahead_seconds",
+            "How far this clock is ahead of the database's, or of the time that passed, as retention last saw",
+            registry=r,
+        )
         self.oldest_event = Gauge(
             "jethook_oldest_event_timestamp_seconds", "When the oldest event kept happened, as retention last saw",
             registry=r,

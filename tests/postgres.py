@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,7 +30,9 @@ SYSTEM_USER = "embedded_postgres"  # PostgreSQL refuses to run as root
 class PostgresServer:
     """One server with its own data folder; `stop()` and `start()` keep data and port."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
+        """`options` of the server, as `fsync=on`; they win over ours."""
+        self._options = [part for option in options for part in ("-c", option)]
         self._data = folder / "data"
         self._data.mkdir()
         self._user = _unprivileged_user(folder, self._data)
@@ -48,7 +50,7 @@ class PostgresServer:
                  # These data do not outlive the machine; a stop and a start of the server keep them all the same.
                  "-c", "fsync=off",
                  # Statistics are taken when a test asks for them, so that plans do not depend on the moment.
-                 "-c", "autovacuum=off"],
+                 "-c", "autovacuum=off", *self._options],
                 user=self._user, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         finally:
@@ -81,10 +83,10 @@ class PostgresServer:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
+def running_postgres(options: Sequence[str] = ()) -> Iterator[PostgresServer]:
     # Not below pytest's own folder: that one is closed to other users, and the server runs as one.
     folder = Path(tempfile.mkdtemp(prefix="jethook-postgres-"))
-    server = PostgresServer(folder)
+    server = PostgresServer(folder, options)
     server.start()
     try:
         yield server

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -23,6 +25,7 @@ from app.db import Database, chunks
 from app.delivery import queue
 from app.delivery.queue import BatchNote, ClaimRequest, Report
 from app.delivery.runner import GIVE_BACK_SECONDS, RESUMED, SinkRunner
+from app.delivery.stranded import BackWatch, longest_wait, recall
 from app.dispatch import sink_states
 from app.dispatch.service import Job
 from app.group_commit import GroupCommit, Lane
@@ -69,6 +72,7 @@ class Relay:
         self.address_rules = address_rules
         self.runners = {name: SinkRunner(name, sink, self) for name, sink in sinks.items()}
         self._has_order = any(runner.is_ordered for runner in self.runners.values())
+        self._clock = BackWatch()
         self._wake = asyncio.Event()
         self._wake_at = NEVER
         self._tasks: list[asyncio.Task[None]] = []
@@ -189,12 +193,19 @@ class Relay:
                 log.warning("delivery.claim_failed", error=type(error).__name__)
                 again = utc_now() + timedelta(seconds=POLL_SECONDS)
             self.wake_at(again)
-            while not self._stopping and (seconds := (self._wake_at - utc_now()).total_seconds()) > 0:
+            until = time.monotonic() + POLL_SECONDS  # a clock that is set back must not make it wait for longer
+            while not self._stopping and (seconds := self._seconds_to_wake(until)) > 0:
                 self._wake.clear()
                 await wait_for_event(self._wake, seconds)
 
+    def _seconds_to_wake(self, until: float) -> float:
+        return min((self._wake_at - utc_now()).total_seconds(), until - time.monotonic())
+
     async def _claim_round(self) -> datetime:
         """Claim what is due and has room; returns when to look again."""
+        if self._clock.went_back():
+            await self._recall_stranded()
+            self._clock.confirm()
         changes = {name: runner.pause_changes for name, runner in self.runners.items()}
         paused, due = await self._database.run_read(self._look)
         self._follow_pauses(paused, changes)
@@ -217,6 +228,15 @@ class Relay:
             *(self._claim(request) for request in requests), *(self._probe(each) for each in probes.values())
         )
         return now if any(claimed) else again
+
+    async def _recall_stranded(self) -> None:
+        due_at, recalled = utc_now() + timedelta(seconds=LEASE_SECONDS), 0
+        for name, runner in self.runners.items():
+            beyond = utc_now() + longest_wait(runner.sink.retry_schedule_seconds, runner.sink.min_backoff_seconds)
+            while some := await self._database.run_write(partial(recall, sink=name, beyond=beyond, due_at=due_at)):
+                recalled += some
+        if recalled:
+            log.warning("delivery.recalled", deliveries=recalled, reason="due further ahead than any schedule says")
 
     async def _probe(self, requests: Sequence[ClaimRequest]) -> bool:
         """One delivery of whatever priority, not one of each. All of the first may have to wait for one of the next:

@@ -10,8 +10,11 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from app.clock import utc_now
 from app.db import Database, insert_missing
 from app.doctor.findings import Finding, failure, ok, warning
+from app.doctor.network import judge_clock
+from app.maintenance.clock_watch import MAX_AHEAD_SECONDS, database_now
 from app.migrate import is_current
 from app.models import Lease
 
@@ -89,11 +92,19 @@ def _postgres(connection: Connection) -> Iterator[Finding]:
         yield failure("database", "synchronous_commit is off: an answered event may be lost in a crash", URL)
     if _ask(connection, "SHOW fsync") == "off":
         yield warning("database", "fsync is off: a power cut can destroy the database", URL)
+    yield from _clock(connection)
     used = int(_ask(connection, "SELECT count(*) FROM pg_stat_activity"))
     most = int(_ask(connection, "SHOW max_connections"))
     told = f"{used} of {most} connections in use"
     yield ok("database", told) if used < most * 0.8 else warning("database", told + "; raise max_connections", URL)
     yield ok("disk", f"the database has {_size(int(_ask(connection, 'SELECT pg_database_size(current_database())')))}")
+
+
+def _clock(connection: Connection) -> Iterator[Finding]:
+    here, there = utc_now(), database_now(connection)
+    yield judge_clock("the database", there, here)
+    if (here - there).total_seconds() > MAX_AHEAD_SECONDS:
+        yield failure("clock", "so far ahead, retention deletes nothing here until it fits", "the machine's clock")
 
 
 def _ask(connection: Connection, question: str) -> str:

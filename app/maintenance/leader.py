@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 LEASE_GAINED = "lease.gained"
 LEASE_LOST = "lease.lost"
-LEASE_SECONDS = 10.0  # with a look every few seconds, a dead leader is replaced within 15
+LEASE_SECONDS = 6.0  # with a look every three seconds, a dead leader is replaced within 10
 # A lease further ahead than any honest clock explains was written while a clock was wrong: nobody should wait for it.
 MAX_SKEW_SECONDS = 3600.0
 

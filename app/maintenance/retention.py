@@ -4,7 +4,8 @@ An event's age is that of what it tells of (`occurred_at`, the head of its id); 
 is kept as long from its arrival on: nobody expects what was just accepted to be gone. It goes with its deliveries and
 attempts once none of these is pending; a dead delivery is settled and holds nothing back. Quarantine and finished
 replays go by the same number of days. Payloads and what is personal can go earlier, see `redaction`, so long after the
-event happened; then quarantine and replays, which hold little else, go with them.
+event happened; then quarantine and replays, which hold little else, go with them. Nothing goes while this machine's
+clock is in doubt, see `clock_watch`.
 
 On PostgreSQL whole weeks are dropped. An event in a week that is not over yet waits for it, unless that were more than
 a tenth longer than asked for: then it is deleted by slices as on SQLite.
@@ -30,6 +31,7 @@ from app.clock import utc_now, wait_for_event
 from app.db import Database, sqlstate_of
 from app.ledger import Entry
 from app.maintenance import disk, expiry, redaction
+from app.maintenance.clock_watch import ADVICE, MAX_AHEAD_SECONDS, ClockWatch
 from app.maintenance.leader import LEASE_SECONDS
 from app.maintenance.pacing import Pace
 from app.partitions import Week, first_id
@@ -40,6 +42,8 @@ T = TypeVar("T")
 FINISHED = "retention.finished"
 FAILED = "retention.failed"
 BUSY = "retention.week_busy"
+HELD = "retention.held"
+RESUMED = "retention.resumed"
 ROUND_SECONDS = 60.0
 REST = 10  # between two rounds, in lengths of the one before, where that is more
 LONGEST_REST_SECONDS = 3600.0
@@ -86,6 +90,12 @@ class Report:
     weeks_dropped: int = 0
     pages_freed: int = 0
     oldest: datetime | None = None
+    ahead_seconds: float = 0.0  # this machine's clock, of the other one
+
+    @property
+    def is_held(self) -> bool:
+        """Nothing was deleted, since the clock is in doubt."""
+        return self.ahead_seconds > MAX_AHEAD_SECONDS
 
     @property
     def has_deleted(self) -> bool:
@@ -102,12 +112,16 @@ class Retention:
     def __init__(
         self, rules: Rules, database: Database, *, report: Callable[[Report, datetime], None] = lambda found, at: None,
         now: Callable[[], datetime] = utc_now, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        ahead: Callable[[], Awaitable[float]] | None = None,
     ) -> None:  # fmt: skip
+        """`ahead` tells by how many seconds this machine's clock is ahead; a `ClockWatch` of its own by default."""
         self._rules = rules
         self._database = database
         self._report = report
         self._now = now
         self._sleep = sleep
+        self._ahead = ahead or ClockWatch(database, now=now).ahead_seconds
+        self._was_held = False
 
     async def run(self, stop: asyncio.Event, may_lead: MayLead) -> None:
         """A round a minute while `may_lead` says yes, until told to stop. A fault is a log line and another try."""
@@ -133,6 +147,7 @@ class Retention:
             log.warning(FAILED, error=type(error).__name__)
             return
         self._report(found, self._now())
+        self._tell_if_held(found)
         tell = log.info if found.has_deleted or found.weeks_dropped else log.debug
         tell(
             FINISHED, **found.rows, weeks_dropped=found.weeks_dropped, pages_freed=found.pages_freed,
@@ -140,11 +155,28 @@ class Retention:
             duration_ms=round((time.monotonic() - started) * 1000),
         )  # fmt: skip
 
+    def _tell_if_held(self, found: Report) -> None:
+        """Once when it begins, and once when it is over."""
+        if found.is_held and not self._was_held:
+            log.warning(HELD, clock_ahead_seconds=round(found.ahead_seconds), advice=ADVICE)
+        elif self._was_held and not found.is_held:
+            log.info(RESUMED, clock_ahead_seconds=round(found.ahead_seconds))
+        self._was_held = found.is_held
+
     async def round(self, pace: Pace) -> Report:
-        """All that is due now. Raises Deposed from `pace`, and what the database raises."""
-        now, found = self._now(), Report()
+        """All that is due now; nothing while the clock is in doubt. Raises Deposed from `pace`, and what the database
+        raises."""
+        found = Report(ahead_seconds=await self._ahead())
+        now = self._now()
         if not self._database.is_sqlite:
-            await self._make_weeks(now)
+            await self._make_weeks(now - timedelta(seconds=max(0.0, found.ahead_seconds)))
+        if not found.is_held:
+            await self._delete(now, pace, found)
+        oldest = await self._database.run_read(expiry.oldest_event)
+        found.oldest = None if oldest is None else partitions.time_of(oldest)
+        return found
+
+    async def _delete(self, now: datetime, pace: Pace, found: Report) -> None:
         cutoff = self._rules.cutoff(now)
         if cutoff is not None:
             waiting = [] if self._database.is_sqlite else await self._drop_weeks(cutoff, found)
@@ -157,9 +189,6 @@ class Retention:
         if self._database.is_sqlite and found.has_deleted:
             found.pages_freed = await disk.shrink(self._database, pace)
             await disk.truncate_log(self._database, pace)
-        oldest = await self._database.run_read(expiry.oldest_event)
-        found.oldest = None if oldest is None else partitions.time_of(oldest)
-        return found
 
     # --- weeks of PostgreSQL ---
 

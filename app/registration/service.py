@@ -192,7 +192,7 @@ class Registrar:
         remaining, failures = 0.0, 0
         while not stop.is_set():
             if await self._leads(may_lead) and remaining <= 0:
-                report = await self._try_reconcile(stop)
+                report = await self._try_reconcile(stop, may_lead, poll_seconds)
                 failures = 0 if report is not None and not report.failed else failures + 1
                 remaining = self._next_delay(failures, report)
                 if remaining == 0:  # no interval, and it worked
@@ -396,15 +396,20 @@ class Registrar:
             log.warning(FAILED, owner=self._owner, error=type(error).__name__)
         return False
 
-    async def _try_reconcile(self, stop: asyncio.Event) -> RegistrationReport | None:
-        """None if it could not be done, or was told to stop: a stop does not wait for Mailjet."""
+    async def _try_reconcile(
+        self, stop: asyncio.Event, may_lead: MayLead, poll_seconds: float
+    ) -> RegistrationReport | None:
+        """None if it could not be done, or was told to stop: a stop does not wait for Mailjet. A slow Mailjet does not
+        cost the lease."""
         work = asyncio.ensure_future(self.reconcile())
         stopped = asyncio.ensure_future(stop.wait())
         try:
-            await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                return None
-            return work.result()
+            while not (work.done() or stopped.done()):
+                both = (work, stopped)
+                done, _ = await asyncio.wait(both, timeout=poll_seconds, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    await self._leads(may_lead)
+            return work.result() if work.done() else None
         except Exception as error:  # noqa: BLE001  the loop goes on
             # The text may hold what must not be logged; DatabaseFault's is known not to.
             text = str(error) if isinstance(error, DatabaseFault) else type(error).__name__

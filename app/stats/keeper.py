@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from app.clock import utc_now, wait_for_event
 from app.db import Database, is_outage
+from app.maintenance.clock_watch import MAX_AHEAD_SECONDS, ClockWatch
 from app.query.horizon import Horizon, Mark
 from app.rollups.fold import SLICE_EVENTS, fold_slice
 from app.rollups.store import KnownCells, Progress, drop_before, events, read_progress
@@ -39,13 +40,16 @@ class StatsKeeper:
     def __init__(
         self, database: Database, horizon: Horizon, may_lead: Callable[[], Awaitable[bool]], *, retention_days: int,
         on_lag: Callable[[float], None] = lambda seconds: None, now: Callable[[], datetime] = utc_now,
+        ahead: Callable[[], Awaitable[float]] | None = None,
     ) -> None:  # fmt: skip
+        """`ahead` as for retention: a clock in doubt drops no figures."""
         self._database = database
         self._horizon = horizon
         self._may_lead = may_lead
         self._retention = timedelta(days=retention_days)
         self._on_lag = on_lag
         self._now = now
+        self._ahead = ahead or ClockWatch(database, now=now).ahead_seconds
         self._known = KnownCells()
         self._leads_until = 0.0
         self._drop_at: datetime | None = None
@@ -101,6 +105,8 @@ class StatsKeeper:
         now = self._now()
         if self._drop_at is not None and now < self._drop_at:
             return
+        if await self._ahead() > MAX_AHEAD_SECONDS:
+            return  # retention tells of it
         self._drop_at = now + DROP_EVERY
         dropped = await self._database.run_write(lambda connection: drop_before(connection, now - self._retention))
         if dropped:

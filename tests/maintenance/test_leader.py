@@ -94,9 +94,9 @@ def test_leadership_renews_by_asking_and_ends_by_release(database):
         a = Leadership(database, "registration", "a", now=lambda: clock[0])
         b = Leadership(database, "registration", "b", now=lambda: clock[0])
         answers = [await a.may_lead(), await b.may_lead()]
-        clock[0] += timedelta(seconds=8)
+        clock[0] += timedelta(seconds=5)
         answers += [await a.may_lead()]
-        clock[0] += timedelta(seconds=8)
+        clock[0] += timedelta(seconds=5)
         answers += [await b.may_lead()]
         await a.release()
         return [*answers, await b.may_lead()]

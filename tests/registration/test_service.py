@@ -752,6 +752,22 @@ def test_a_stop_does_not_wait_for_mailjet(world):
     assert asyncio.run(run()) < 0.5
 
 
+def test_the_lease_is_kept_while_mailjet_is_slow(world):
+    """Or a second replica would take over and make the same callbacks."""
+    world.mailjet.set_slow(0.3)
+    stop, asked = asyncio.Event(), []
+
+    async def may_lead() -> bool:
+        asked.append(len(world.mailjet.callbacks()))
+        if len(asked) == 4:
+            stop.set()
+        return True
+
+    asyncio.run(asyncio.wait_for(world.registrar().run(stop, may_lead, poll_seconds=0.02), 20))
+
+    assert asked == [0, 0, 0, 0]  # all of them before the first call was answered
+
+
 def test_no_line_of_a_whole_life_tells_a_password(world):
     world.mailjet.put_callback(KEY, "open", FOREIGN)
     with structlog.testing.capture_logs() as lines:

@@ -1,0 +1,1 @@
+"""What breaks at night, done on purpose: `python -m tests.faults`."""
