@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,9 @@ from typing import Any, TypeVar
 
 import psycopg
 import sqlalchemy as sa
+from psycopg.types.string import TextLoader
 from sqlalchemy import event
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Dialect, Engine, make_url
 from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
@@ -37,6 +40,9 @@ from app.clock import from_micros, to_micros
 from app.errors import DatabaseFault
 
 T = TypeVar("T")
+NO_ID = "00000000-0000-0000-0000-000000000000"  # before every id
+BEYOND_IDS = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _DRIVER_OUTAGES = (sqlite3.OperationalError, psycopg.OperationalError, psycopg.InterfaceError)
 
 MIN_SQLITE = (3, 35, 0)  # RETURNING
@@ -59,6 +65,26 @@ class UTCDateTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
         return None if value is None else from_micros(value)
+
+
+class IdText(TypeDecorator[str]):
+    """An id of 36 characters in Python and on SQLite, 16 bytes on PostgreSQL: an event with a delivery has its id six
+    times in tables and indexes, which is 170 bytes less. Both databases sort them as bytes.
+
+    What is no id, "" for one, is asked for as the smallest id there can be, which nothing has.
+    """
+
+    impl = sa.String(36)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> sa.types.TypeEngine[Any]:
+        kind = postgresql.UUID(as_uuid=False) if dialect.name == "postgresql" else sa.String(36)
+        return dialect.type_descriptor(kind)
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None or dialect.name != "postgresql" or _ID.fullmatch(value):
+            return value
+        return NO_ID
 
 
 class Database:
@@ -344,7 +370,7 @@ def _postgres_engine(url: sa.URL) -> Engine:
     """
     threshold = _prepare_threshold(url.query.get("prepare_threshold"))
     url = url.difference_update_query(["prepare_threshold"])
-    return sa.create_engine(
+    engine = sa.create_engine(
         url,
         pool_size=WRITE_THREADS + 4,
         hide_parameters=True,
@@ -353,6 +379,13 @@ def _postgres_engine(url: sa.URL) -> Engine:
         pool_pre_ping=True,  # a restarted server costs one round trip, not one failed post
         connect_args={"connect_timeout": 5, "application_name": "jethook"} | threshold,
     )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: psycopg.Connection[Any], _: object) -> None:
+        # Ids are text everywhere above the database: no object is made of each.
+        connection.adapters.register_loader("uuid", TextLoader)
+
+    return engine
 
 
 def _prepare_threshold(given: str | tuple[str, ...] | None) -> dict[str, int | None]:

@@ -18,6 +18,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from app import operator_events
 from app.clock import rfc3339
+from app.db import BEYOND_IDS, NO_ID
 from app.mailjet.vocabulary import normal_email
 from app.models import DeliveryState, Outcome
 from app.partitions import first_id
@@ -291,9 +292,9 @@ def other_conditions(
 
 
 def id_bounds(filters: EventFilters) -> tuple[str, str]:
-    """`occurred_at` as the first id that fits and the first one beyond; "g" comes after every id."""
-    first = first_id(min(filters.after)) if filters.after else ""
-    return first, first_id(max(filters.before)) if filters.before else "g"
+    """`occurred_at` as the first id that fits and the first one beyond."""
+    first = first_id(min(filters.after)) if filters.after else NO_ID
+    return first, first_id(max(filters.before)) if filters.before else BEYOND_IDS
 
 
 def delivery_conditions(

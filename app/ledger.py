@@ -54,6 +54,16 @@ def slot_start(slot: str) -> datetime:
     return from_micros(int(slot, 16) * SLOT_MILLIS * 1000)
 
 
+def slot_within(event_id: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+    """The slot of an event, by the column of its id."""
+    return sa.func.substr(sa.cast(event_id, sa.Text), 1, SLOT_DIGITS)
+
+
+def first_id_of(slot: str) -> str:
+    """The smallest id of a slot."""
+    return f"{slot:0<8}-0000-0000-0000-000000000000"
+
+
 def next_slot(slot: str) -> str:
     return f"{int(slot, 16) + 1:0{SLOT_DIGITS}x}"
 
@@ -74,11 +84,11 @@ def count_all_of(
     about to be dropped. Who records that sees to it that none changes between this and the deletion."""
     counts: dict[Line, int] = {}
     if events is not None:
-        slot = sa.func.substr(events.c.id, 1, SLOT_DIGITS)
+        slot = slot_within(events.c.id)
         found = connection.execute(sa.select(slot, events.c.webhook, sa.func.count()).group_by(slot, events.c.webhook))
         counts |= {(first, webhook, THE_EVENTS): int(number) for first, webhook, number in found}
     if deliveries is not None:
-        keys = (sa.func.substr(deliveries.c.event_id, 1, SLOT_DIGITS), deliveries.c.webhook, deliveries.c.sink)
+        keys = (slot_within(deliveries.c.event_id), deliveries.c.webhook, deliveries.c.sink)
         found = connection.execute(sa.select(*keys, sa.func.count()).group_by(*keys))
         counts |= {(first, webhook, sink): int(number) for first, webhook, sink, number in found}
     return counts

@@ -11,10 +11,8 @@ from enum import IntEnum, StrEnum
 import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
-from app.db import UTCDateTime
+from app.db import IdText, UTCDateTime
 
-# Ids are compared as bytes on both databases, whatever the server's locale.
-IdText = sa.String(36).with_variant(sa.String(36, collation="C"), "postgresql")
 SlotText = sa.String(7).with_variant(sa.String(7, collation="C"), "postgresql")  # the head of an id
 Seq = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 

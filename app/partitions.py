@@ -116,6 +116,10 @@ def lock(connection: Connection) -> None:
     connection.execute(sa.text(f"LOCK TABLE {', '.join(KEYS)} IN ACCESS EXCLUSIVE MODE"))
 
 
+def _within(key: str) -> str:
+    return f"{key} >= CAST(:first AS uuid) AND {key} < CAST(:beyond AS uuid)"
+
+
 def make(connection: Connection, week: Week) -> bool:
     """Give a week its partitions; False where the default partition holds too much of it to be moved now.
 
@@ -132,7 +136,7 @@ def make(connection: Connection, week: Week) -> bool:
         connection.execute(sa.text(f"CREATE TABLE {part} (LIKE {table} INCLUDING DEFAULTS)"))
         connection.execute(
             sa.text(
-                f"WITH moved AS (DELETE FROM {rest} WHERE {key} >= :first AND {key} < :beyond RETURNING *)"  # noqa: S608  our own words
+                f"WITH moved AS (DELETE FROM {rest} WHERE {_within(key)} RETURNING *)"  # noqa: S608  our own words
                 f" INSERT INTO {part} SELECT * FROM moved"
             ),
             bounds,
@@ -158,7 +162,7 @@ def name_indexes(connection: Connection, part: str) -> None:
 def _count(connection: Connection, table: str, week: Week) -> int:
     """Of the rows in the default partition that belong to `week`, no more than matter."""
     key = KEYS[table]
-    some = f"SELECT 1 FROM {table}_rest WHERE {key} >= :first AND {key} < :beyond LIMIT {MOST_MOVED + 1}"  # noqa: S608  our own words
+    some = f"SELECT 1 FROM {table}_rest WHERE {_within(key)} LIMIT {MOST_MOVED + 1}"  # noqa: S608  our own words
     statement = sa.text(f"SELECT count(*) FROM ({some}) AS few")  # noqa: S608
     return int(connection.execute(statement, {"first": week.first_id, "beyond": week.beyond}).scalar_one())
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app import ledger
-from app.ledger import SLOT_DIGITS, THE_EVENTS, Line
+from app.ledger import THE_EVENTS, Line
 from app.models import Delivery, DeliveryState, Event, LedgerEntry
 
 _events: sa.Table = Event.__table__  # type: ignore[attr-defined]
@@ -30,10 +30,17 @@ class Range:
     first: str | None = None
     end: str | None = None
 
-    def within(self, column: sa.ColumnElement[str]) -> list[sa.ColumnElement[bool]]:
-        """Of a slot, or of an id: an id sorts after its own head and before the next one."""
-        low = [] if self.first is None else [column >= self.first]
-        return low if self.end is None else [*low, column < self.end]
+    def of_slots(self, column: sa.ColumnElement[str]) -> list[sa.ColumnElement[bool]]:
+        return _between(column, self.first, self.end)
+
+    def of_ids(self, column: sa.ColumnElement[str]) -> list[sa.ColumnElement[bool]]:
+        first, end = (None if slot is None else ledger.first_id_of(slot) for slot in (self.first, self.end))
+        return _between(column, first, end)
+
+
+def _between(column: sa.ColumnElement[str], first: str | None, end: str | None) -> list[sa.ColumnElement[bool]]:
+    low = [] if first is None else [column >= first]
+    return low if end is None else [*low, column < end]
 
 
 @dataclass(slots=True)
@@ -70,19 +77,19 @@ def accounts(connection: Connection, wanted: Range) -> dict[Line, Account]:
 def _ledger_sums(wanted: Range) -> sa.Select[Any]:
     keys = (_ledger.c.slot, _ledger.c.webhook, _ledger.c.sink)
     sums = [sa.func.sum(_ledger.c[entry]) for entry in ledger.Entry]
-    return sa.select(*keys, *sums).where(*wanted.within(_ledger.c.slot)).group_by(*keys)
+    return sa.select(*keys, *sums).where(*wanted.of_slots(_ledger.c.slot)).group_by(*keys)
 
 
 def _stored(wanted: Range) -> sa.Select[Any]:
-    slot = sa.func.substr(_events.c.id, 1, SLOT_DIGITS)
+    slot = ledger.slot_within(_events.c.id)
     keys = (slot, _events.c.webhook)
-    return sa.select(*keys, sa.func.count()).where(*wanted.within(_events.c.id)).group_by(*keys)
+    return sa.select(*keys, sa.func.count()).where(*wanted.of_ids(_events.c.id)).group_by(*keys)
 
 
 def _owed(wanted: Range) -> sa.Select[Any]:
-    slot = sa.func.substr(_deliveries.c.event_id, 1, SLOT_DIGITS)
+    slot = ledger.slot_within(_deliveries.c.event_id)
     keys = (slot, _deliveries.c.webhook, _deliveries.c.sink, _deliveries.c.state)
-    return sa.select(*keys, sa.func.count()).where(*wanted.within(_deliveries.c.event_id), _known).group_by(*keys)
+    return sa.select(*keys, sa.func.count()).where(*wanted.of_ids(_deliveries.c.event_id), _known).group_by(*keys)
 
 
 # --- names for a difference ------------------------------------------------------------------------------------------
@@ -92,7 +99,7 @@ def orphans(connection: Connection, wanted: Range) -> list[tuple[str, str, str]]
     """(event's id, webhook, sink) of deliveries whose event is not there; not more than can be named."""
     gone = sa.not_(sa.exists().where(_events.c.id == _deliveries.c.event_id))
     columns = (_deliveries.c.event_id, _deliveries.c.webhook, _deliveries.c.sink)
-    statement = sa.select(*columns).where(*wanted.within(_deliveries.c.event_id), gone)
+    statement = sa.select(*columns).where(*wanted.of_ids(_deliveries.c.event_id), gone)
     found = connection.execute(statement.order_by(_deliveries.c.event_id).limit(MOST_ORPHANS))
     return [(event_id, webhook, sink) for event_id, webhook, sink in found]
 
@@ -100,7 +107,7 @@ def orphans(connection: Connection, wanted: Range) -> list[tuple[str, str, str]]
 def without_delivery(connection: Connection, slot: str, webhook: str, sink: str) -> Sequence[str]:
     """Events of the slot that owe the sink nothing: among them are those that lost their delivery."""
     owes = sa.exists().where(_deliveries.c.event_id == _events.c.id, _deliveries.c.sink == sink, _known)
-    here = Range(slot, ledger.next_slot(slot)).within(_events.c.id)
+    here = Range(slot, ledger.next_slot(slot)).of_ids(_events.c.id)
     mine = (_events.c.webhook == webhook, _events.c.test == sa.false(), sa.not_(owes))
     statement = sa.select(_events.c.id).where(*here, *mine).order_by(_events.c.id).limit(MOST_NAMED)
     return connection.execute(statement).scalars().all()

@@ -310,7 +310,7 @@ def _is_first_success(c: Completion) -> bool:
 
 
 _FIRST_SUCCESS = {
-    "event_id": "text", "sink": "text", "token": "text", "priority": "bigint", "step": "bigint", "settled_at": "bigint",
+    "event_id": "uuid", "sink": "text", "token": "text", "priority": "bigint", "step": "bigint", "settled_at": "bigint",
     "status": "bigint", "at": "bigint", "duration_ms": "double precision", "excerpt": "text",
 }  # fmt: skip
 _ERROR, _REPLAY = ATTEMPT_COLUMNS.index("error"), ATTEMPT_COLUMNS.index("replay")
@@ -363,8 +363,8 @@ def _values_of(c: Completion) -> tuple[Any, ...]:
 
 
 _COMPLETION = {
-    "event_id": "text", "sink": "text", "token": "text", "state": "text", "priority": "bigint", "attempts": "bigint",
-    "step": "bigint", "next_at": "bigint", "settled_at": "bigint", "status": "bigint", "error": "text", "batch": "text",
+    "event_id": "uuid", "sink": "text", "token": "text", "state": "text", "priority": "bigint", "attempts": "bigint",
+    "step": "bigint", "next_at": "bigint", "settled_at": "bigint", "status": "bigint", "error": "text", "batch": "uuid",
 }  # fmt: skip
 # Not as `WITH v AS (…) UPDATE`: Python's sqlite3 tells no row count for that.
 _FROM_STILL_LEASED = (

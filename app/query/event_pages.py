@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from app.db import BEYOND_IDS, NO_ID
 from app.filters import (
     SELECTIVE,
     EventQuery,
@@ -61,8 +62,8 @@ class Asked:
         first, beyond = id_bounds(self.query)
         walk = Walk(
             sa.select(*EVENT_COLUMNS), KEYS, self.descending, other_conditions(self.query, events.c, served=served),
-            low=Bound((first,), included=True) if first else None,
-            high=Bound((beyond,), included=False) if beyond != "g" else None, **index,
+            low=Bound((first,), included=True) if first != NO_ID else None,
+            high=Bound((beyond,), included=False) if beyond != BEYOND_IDS else None, **index,
         )  # fmt: skip
         return walk.after(self.position)
 

@@ -109,10 +109,9 @@ def tally_statement(conditions: list[Condition]) -> sa.Select[Any]:
 
 def copied_tally_statement(conditions: list[Condition]) -> sa.Select[Any]:
     """The same where there may be copies: each raw text counts once for a connection, whatever its webhook."""
-    content = sa.func.coalesce(events.c.raw, events.c.id).label("content")
-    once = (
-        sa.select(*_KIND, events.c.occurred_at, events.c.connection, content).where(*conditions).distinct().subquery()
-    )
+    content = sa.func.coalesce(events.c.raw, sa.cast(events.c.id, sa.Text)).label("content")
+    told = sa.select(*_KIND, events.c.occurred_at, events.c.connection, content)
+    once = told.where(*conditions).distinct().subquery()
     alike = (once.c.type, once.c.outcome, once.c.permanent)
     times = sa.func.min(once.c.occurred_at), sa.func.max(once.c.occurred_at)
     return sa.select(*alike, sa.func.count(), *times).group_by(*alike)

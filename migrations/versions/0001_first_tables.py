@@ -26,7 +26,7 @@ def upgrade() -> None:
         "attempts",
         sa.Column(
             "event_id",
-            sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"),
+            app.db.IdText(),
             nullable=False,
         ),
         sa.Column("sink", sa.String(length=63), nullable=False),
@@ -59,7 +59,7 @@ def upgrade() -> None:
         "deliveries",
         sa.Column(
             "event_id",
-            sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"),
+            app.db.IdText(),
             nullable=False,
         ),
         sa.Column("sink", sa.String(length=63), nullable=False),
@@ -74,12 +74,12 @@ def upgrade() -> None:
         sa.Column("replay", sa.Boolean(), nullable=False),
         sa.Column(
             "replay_id",
-            sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"),
+            app.db.IdText(),
             nullable=True,
         ),
         sa.Column(
             "batch_id",
-            sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"),
+            app.db.IdText(),
             nullable=True,
         ),
         sa.Column("order_key", sa.Text(), nullable=True),
@@ -144,9 +144,7 @@ def upgrade() -> None:
     op.create_table(
         "events",
         seq,
-        sa.Column(
-            "id", sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"), nullable=False
-        ),
+        sa.Column("id", app.db.IdText(), nullable=False),
         sa.Column("webhook", sa.String(length=63), nullable=False),
         sa.Column("connection", sa.String(length=63), nullable=False),
         sa.Column("type", sa.Text(), nullable=False),
@@ -219,9 +217,7 @@ def upgrade() -> None:
     op.create_index("ix_events_webhook_type", "events", ["webhook", "type", "id"], unique=False)
     op.create_table(
         "erasures",
-        sa.Column(
-            "id", sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"), nullable=False
-        ),
+        sa.Column("id", app.db.IdText(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("addresses", sa.Text(), nullable=True),
         sa.Column("email_hash", sa.String(length=43), nullable=False),
@@ -236,7 +232,7 @@ def upgrade() -> None:
         "kept_payloads",
         sa.Column(
             "event_id",
-            sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"),
+            app.db.IdText(),
             nullable=False,
         ),
         sa.PrimaryKeyConstraint("event_id", name=op.f("pk_kept_payloads")),
@@ -264,9 +260,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "quarantine",
-        sa.Column(
-            "id", sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"), nullable=False
-        ),
+        sa.Column("id", app.db.IdText(), nullable=False),
         sa.Column("webhook", sa.String(length=63), nullable=False),
         sa.Column("received_at", app.db.UTCDateTime(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
@@ -286,9 +280,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "replays",
-        sa.Column(
-            "id", sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"), nullable=False
-        ),
+        sa.Column("id", app.db.IdText(), nullable=False),
         sa.Column("sink", sa.String(length=63), nullable=False),
         sa.Column("selection", sa.Text(), nullable=False),
         sa.Column("rate_per_second", sa.Float(), nullable=True),
@@ -297,7 +289,7 @@ def upgrade() -> None:
         sa.Column("last_seq", sa.BigInteger(), nullable=False),
         sa.Column(
             "cursor",
-            sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"),
+            app.db.IdText(),
             nullable=True,
         ),
         sa.Column("taken", sa.Integer(), nullable=False),
@@ -378,9 +370,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "suppressions",
-        sa.Column(
-            "id", sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"), nullable=False
-        ),
+        sa.Column("id", app.db.IdText(), nullable=False),
         sa.Column("email", sa.Text(), nullable=True),
         sa.Column("email_domain", sa.Text(), nullable=True),
         sa.Column("email_hash", sa.String(length=43), nullable=True),
@@ -390,7 +380,7 @@ def upgrade() -> None:
         sa.Column("since", app.db.UTCDateTime(), nullable=False),
         sa.Column(
             "event_id",
-            sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"),
+            app.db.IdText(),
             nullable=True,
         ),
         sa.Column("comment", sa.Text(), nullable=True),
@@ -441,9 +431,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "subscription_jobs",
-        sa.Column(
-            "id", sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql"), nullable=False
-        ),
+        sa.Column("id", app.db.IdText(), nullable=False),
         sa.Column("connection", sa.String(length=63), nullable=False),
         sa.Column("list_id", sa.String(length=20), nullable=False),
         sa.Column("action", sa.String(length=16), nullable=False),

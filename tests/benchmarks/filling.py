@@ -1,4 +1,5 @@
-"""A database as the service would have left it after months: events spread over 90 days, each delivered to one sink."""
+"""A database as the service would have left it after months: events spread over 90 days, each delivered to one sink,
+with the suppressions and the statistics that come of them."""
 
 from __future__ import annotations
 
@@ -17,7 +18,11 @@ from app.ingest.rows import event_row
 from app.mailjet.payloads import MailjetEvent, parse_events
 from app.migrate import migrate
 from app.models import Delivery, DeliveryState, Event
+from app.rollups.fold import fold_slice
+from app.rollups.store import KnownCells
 from app.simulator.traffic import make_events
+from app.suppressions.keeping import Keeper
+from app.suppressions.rebuild import rebuild
 from app.views import EVENT_COLUMNS
 
 SINK, WEBHOOK = "crm", "default"
@@ -34,9 +39,18 @@ def fill(database: Database, events: int) -> None:
     migrate(database)
     for event_rows, delivery_rows in batches(events):
         database.write(lambda connection, e=event_rows, d=delivery_rows: _insert(connection, e, d))  # type: ignore[misc]
+    rebuild(database, Keeper())
+    count(database, events)
     if not database.is_sqlite:  # as autovacuum would have done long before
         with database.writer.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM ANALYZE")
+
+
+def count(database: Database, events: int) -> None:
+    """The statistics of all of them."""
+    known = KnownCells()
+    while database.write(lambda connection: fold_slice(connection, events, known, most=BATCH)):
+        known.confirm()
 
 
 def _insert(connection: sa.Connection, event_rows: Rows, delivery_rows: Rows) -> None:

@@ -76,6 +76,24 @@ QUESTIONS = (
     Question("replays", "/v1/replays"),
     Question("feed, from the start", "/v1/feed"),
     Question("feed, one type", "/v1/feed?type=unsub"),
+    Question("recipient", "/v1/recipients/{email}"),
+    Question("recipient, folded", "/v1/recipients/{email}?folded=true"),
+    Question("suppressions", "/v1/suppressions"),
+    Question("suppressions, reason", "/v1/suppressions?reason=hard_bounce"),
+    Question("suppressions, domain", "/v1/suppressions?email_domain={email_domain}"),
+    Question("check of an address", "/v1/suppressions/check", '{{"emails": ["{email}"]}}'),
+    Question("stats, all by day", "/v1/stats"),
+    Question("stats, a day by hour", "/v1/stats?interval=hour&after={day}T00:00:00Z&before={day}T23:59:59Z"),
+    Question("stats, type", "/v1/stats?group_by=type"),
+    Question("stats, domain and type", "/v1/stats?group_by=email_domain&group_by=type&interval=day"),
+    Question("stats, campaign", "/v1/stats?campaign_id={campaign_id}"),
+    Question(
+        "stats, custom campaign by hour",
+        "/v1/stats?group_by=custom_campaign&interval=hour&after={day}T00:00:00Z&before={day}T23:59:59Z",
+    ),
+    Question("stats, bounce reasons", "/v1/stats?group_by=reason&type=bounce"),
+    Question("stats of domains", "/v1/stats/domains"),
+    Question("stats of campaigns", "/v1/stats/campaigns"),
     Question("export, first byte", "/v1/exports/events?type=sent", first_byte=True),
 )
 
@@ -99,7 +117,7 @@ def ask(port: int, question: Question, values: Mapping[str, str]) -> float:
     try:
         began = time.perf_counter()
         path = question.path.format_map({name: quote(value, safe="") for name, value in values.items()})
-        body = question.body.format_map(values) if question.body else None
+        body = question.body.format_map(values).encode() if question.body else None
         connection.request("POST" if body else "GET", path, body, headers)
         answer = connection.getresponse()
         content = answer.read(1) if question.first_byte else answer.read()

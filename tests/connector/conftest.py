@@ -89,6 +89,8 @@ def client(connector: Connector) -> Iterator[TestClient]:
     keys = ApiKeys(["full"], ["read"])
     with TestClient(app_of(connector.build_router(keys)), headers={"authorization": "Bearer full"}) as opened:
         yield opened
+        assert opened.portal is not None
+        opened.portal.call(connector.doors.aclose)  # its connections belong to the client's event loop
 
 
 def last_call(mailjet: StandInMailjet) -> ApiRequest:

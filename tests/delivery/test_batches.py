@@ -19,6 +19,7 @@ from app.models import DeliveryState, Priority
 from app.settings import SinkSettings
 from app.simulator.server import LocalServer
 from app.simulator.sink import ReceivedRequest, SampleSink
+from app.views import EVENT_ID
 from tests.delivery.stand import Stand, attempts_of, event, make_due, numbers, rows, states
 from tests.delivery.support import run, until
 from tests.e2e.service import SinkFarm, id_of
@@ -248,7 +249,7 @@ def test_a_batch_sent_and_not_recorded_comes_again_as_the_same(
 def test_a_claim_takes_a_batch_whole_or_two_parts_would_bear_one_id(database: Database, token: str | None) -> None:
     now = utc_now()
     made = [
-        make_delivery(database, batch_id="the-batch", priority=Priority.RETRY, lease_token=token,
+        make_delivery(database, batch_id=EVENT_ID, priority=Priority.RETRY, lease_token=token,
                       next_attempt_at=now - timedelta(seconds=n))
         for n in range(5)
     ]  # fmt: skip

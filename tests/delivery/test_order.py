@@ -23,6 +23,7 @@ from app.models import Delivery, Event, Priority
 from app.settings import SinkSettings
 from app.simulator.server import LocalServer
 from app.simulator.sink import Answer, ReceivedRequest, SampleSink
+from app.views import EVENT_ID
 from tests.delivery.stand import Stand, event, make_due, numbers, rows, states
 from tests.delivery.support import event_tuple, run, until
 from tests.factories import event_values, insert, make_delivery
@@ -269,7 +270,7 @@ def test_an_elder_that_comes_late_waits_for_what_is_under_way(database: Database
 
 
 def test_a_batch_waits_for_an_elder_of_one_of_its_members(database: Database) -> None:
-    retry = {"batch_id": "the-batch", "priority": Priority.RETRY, "attempt_count": 1}
+    retry = {"batch_id": EVENT_ID, "priority": Priority.RETRY, "attempt_count": 1}
     members = [owed(database, 5, "a", **retry), owed(database, 6, "b", **retry)]
     elder = owed(database, 1, "b")
 
@@ -282,7 +283,7 @@ def test_a_batch_waits_for_an_elder_of_one_of_its_members(database: Database) ->
 
 def test_members_of_one_batch_never_wait_for_each_other(database: Database) -> None:
     """Batches that were formed before the sink asked for an order may hold several of a key."""
-    members = [owed(database, n, "a", batch_id="the-batch") for n in range(3)]
+    members = [owed(database, n, "a", batch_id=EVENT_ID) for n in range(3)]
 
     assert claim(database) == members
 

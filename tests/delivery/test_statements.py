@@ -88,7 +88,7 @@ def test_a_lone_delivery_that_succeeds_takes_one_statement(database: Database, s
     with LocalServer(sink) as server:
         words = run(scenario(server))
     # Its state, and the attempt in the same row; reading is the test's own look and the worker's poll.
-    assert {word: n for word, n in words.items() if word in ("INSERT", "UPDATE", "WITH", "DELETE")} == {"UPDATE": 1}
+    assert {word: n for word, n in words.items() if word in ("INSERT", "UPDATE", "DELETE")} == {"UPDATE": 1}
 
 
 def test_results_of_first_attempts_take_one_statement_for_128_and_nothing_is_read_back(database: Database) -> None:

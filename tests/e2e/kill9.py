@@ -225,7 +225,8 @@ def _replay(
         report.rounds.append(Round(0, 0, came))
         tell(f"{number:5}  {'replay':>12}  {'':12}  {came:17}")
         service.start()
-    until(lambda: _has_ended(service, path), "the end of the replay", seconds=CAUGHT_UP_SECONDS)
+    left = stored / rate  # if hardly anything of it was done between the kills
+    until(lambda: _has_ended(service, path), "the end of the replay", seconds=CAUGHT_UP_SECONDS + left)
     ended = service.get(path)
     report.replayed = _replayed(sink, batch)
     if (ended["state"], ended["done"]) != ("done", stored):

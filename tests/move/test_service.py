@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.audit.service import audit
-from app.db import Database, UTCDateTime
+from app.db import Database, IdText, UTCDateTime
 from app.errors import DatabaseFault
 from app.migrate import migrate
 from app.models import Event
@@ -33,6 +33,8 @@ def value_for(column: sa.Column[Any]) -> Any:
         return None
     if isinstance(column.type, UTCDateTime):
         return 1_777_000_000_000_000 + number
+    if isinstance(column.type, IdText):
+        return f"{number:08x}-d100-8c4e-9a51-3f9c2b7d1e60"
     if isinstance(column.type, sa.Boolean):
         return number % 2 == 0
     if isinstance(column.type, sa.Integer):
@@ -44,8 +46,8 @@ def value_for(column: sa.Column[Any]) -> Any:
     if isinstance(column.type, sa.JSON):
         return {"n": number}
     assert isinstance(column.type, sa.String), f"tell this test how to fill {column.table.name}.{column.name}"
-    if column.type.length in (7, 36):  # a slot, an id
-        return f"{number:07x}" if column.type.length == 7 else f"{number:08x}-é"
+    if column.type.length == 7:  # a slot
+        return f"{number:07x}"
     return f'"é\t\\{number}'[: column.type.length or 50].ljust(min(column.type.length or 0, 36), "x")
 
 

@@ -363,8 +363,9 @@ PLANS = [
 
 def test_every_question_has_an_index(database: Database):
     rows = [
-        (f"{n:036d}", f"p{n}@d{n % 50}.org", f"d{n % 50}.org", ("manual", "complaint")[n % 40 > 0],
-         ("list", "address")[n % 20 > 0], str(n % 400 // 20) if n % 20 == 0 else None, n * 1000)
+        (f"00000000-0000-8000-8000-{n:012d}", f"p{n}@d{n % 50}.org", f"d{n % 50}.org",
+         ("manual", "complaint")[n % 40 > 0], ("list", "address")[n % 20 > 0],
+         str(n % 400 // 20) if n % 20 == 0 else None, n * 1000)
         for n in range(4000)
     ]  # fmt: skip
     columns = ("id", "email", "email_domain", "reason", "scope", "list_id", "since")
