@@ -75,7 +75,7 @@ class SmallWorld(RuleBasedStateMachine):
 def test_whatever_happens_the_service_answers_what_the_model_answers(service: Running) -> None:
     some = settings(
         # What is found is told step by step as it is: making it smaller would take minutes.
-        max_examples=5, stateful_step_count=25, deadline=None, phases=[Phase.reuse, Phase.generate],
+        max_examples=4, stateful_step_count=20, deadline=None, phases=[Phase.reuse, Phase.generate],
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )  # fmt: skip
     run_state_machine_as_test(lambda: SmallWorld(service), settings=some)
