@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from psycopg.types.string import TextLoader
 from sqlalchemy import event
@@ -43,17 +44,13 @@ def postgres_engine(url: sa.URL, *, pool_size: int) -> Engine:
         pool_pre_ping=True,  # a restarted server costs one round trip, not one failed post
         connect_args={"connect_timeout": 5, "application_name": "jethook"} | threshold,
     )
-    event.listen(engine, "connect", _read_ids_as_text)
-    event.listen(engine, "connect", _tell_their_end)
+    event.listen(engine, "connect", _prepare)
     return engine
 
 
-def _read_ids_as_text(connection: Any, _: object) -> None:
-    """As they are everywhere above the database: no object is made of each."""
+def _prepare(connection: psycopg.Connection[Any], _: object) -> None:
+    # Ids are text everywhere above the database: no object is made of each.
     connection.adapters.register_loader("uuid", TextLoader)
-
-
-def _tell_their_end(connection: Any, _: object) -> None:
     with connection.cursor() as cursor:
         cursor.execute(THEIR_END)
     connection.commit()  # what a rollback would take back
