@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from app.completeness.figures import INCOMPLETE, Compared, ratio_of
 from app.models import Completeness, CompletenessLook
 from app.query.cursor import Position
+from app.query.pages import by_index
 from app.rollups.cells import Unit, View
 from app.rollups.store import cells, counts
 
@@ -97,6 +98,7 @@ def page(
     descending: bool, limit: int,
 ) -> tuple[Sequence[Row], bool]:  # fmt: skip
     """(the rows after `position` (day, connection, type), whether more follow)."""
+    by_index(connection)
     wanted = sa.select(found).where(*conditions)
     if position is not None:
         values = [sa.literal(value, key.type) for value, key in zip(position, KEYS, strict=True)]
