@@ -53,7 +53,7 @@ def fill(account: Account) -> None:
     contact, held = account.add_contact("a@example.com"), account.add_list("News")
     account.members[held["ID"], contact["ID"]] = {"IsUnsubscribed": False}
     account.add_message(ContactID=contact["ID"], ContactAlt="a@example.com", ID=19421777835146490)
-    account.campaigns[7257] = {"ID": 7257, "Status": 2, "CampaignType": 1, "CreatedAt": account.time()}
+    account.campaigns[7257] = {"ID": 7257, "Status": 2, "CampaignType": 1, "SendStartAt": account.time()}
     account.drafts[44098] = {"ID": 44098, "Status": 0, "SenderEmail": "a@example.com", "ContactsListID": held["ID"],
                              "DeliveredAt": ""}  # fmt: skip
     account.contents[44098] = {"Text-part": "T"}
