@@ -234,7 +234,7 @@ def insert_new(
     since there is a single writer and `seq` only grows.
     """
     if connection.dialect.name != "sqlite":
-        return _insert_returning(connection, table, columns, rows)
+        return insert_returning(connection, table, columns, rows)
     new: set[Any] = set()
     for chunk in chunks(rows):
         inserted = _insert_chunk(connection, table.name, columns, chunk)
@@ -253,9 +253,10 @@ def _insert_chunk(connection: Connection, table: str, columns: Sequence[str], ch
     return inserted
 
 
-def _insert_returning(
+def insert_returning(
     connection: Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
 ) -> set[Any]:
+    """`insert_new` by RETURNING on both databases, for a table without a `seq`."""
     inserted: set[Any] = set()
     for chunk in chunks(rows):
         sql = _insert_sql(table.name, tuple(columns), len(chunk), connection.dialect.name)

@@ -31,7 +31,7 @@ from app.settings import (
     WebhookSettings,
     load_settings,
 )
-from app.simulator.mailjet import DEFAULT_KEYS, StandInMailjet
+from app.simulator.mailjet import DEFAULT_KEYS, SMS_TOKEN, StandInMailjet
 from app.simulator.sender import Sender, SenderOptions
 from app.simulator.server import LocalServer
 from app.simulator.sink import ReceivedRequest, SampleSink
@@ -70,7 +70,9 @@ def run_demo(*, seconds: float, rate: float) -> int:
 def _settings(asked: Settings, folder: Path, mailjet_url: str, sink_url: str, secret: str) -> Settings:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(asked.host, asked.host)  # noqa: S104
     api_key, secret_key = next(iter(DEFAULT_KEYS.items()))
-    connection = ConnectionSettings(api_key=api_key, secret_key=SecretStr(secret_key), base_url=mailjet_url)
+    connection = ConnectionSettings(
+        api_key=api_key, secret_key=SecretStr(secret_key), sms_token=SecretStr(SMS_TOKEN), base_url=mailjet_url
+    )
     return Settings(
         host=asked.host,
         port=asked.port,
@@ -153,6 +155,7 @@ class _Traffic(threading.Thread):
                 elapsed = time.monotonic() - started
                 if self._seconds and elapsed >= self._seconds:
                     break
+                await sender.send(self._mailjet.take_events())
                 due = int(elapsed * self._rate) - sent
                 if due > 0:
                     await sender.send([next(events) for _ in range(due)])

@@ -96,6 +96,10 @@ class ReplayNotFound(NotFound):
     code, title = "replay_not_found", "No such replay"
 
 
+class BackfillNotFound(NotFound):
+    code, title = "backfill_not_found", "No such backfill"
+
+
 class ErasureNotFound(NotFound):
     code, title = "erasure_not_found", "No such erasure"
 

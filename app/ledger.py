@@ -8,6 +8,12 @@ A line stands for a slot of time: the first seven digits of an event's id, which
 at which it happened. By that head the tables themselves can be counted from their indexes, in any range of time, and a
 partition by id (see retention) holds whole lines or parts of them, never something else.
 
+What could not be read is accepted as well: a line of quarantine counts its entries, by when they came, since they have
+no other time. One that somebody deleted, or that could be read in the end, counts as erased.
+
+Lines of long ago, with nothing left of what they stand for, are put together into one (`put_together`): what adds up
+goes on adding up, and the ledger does not grow for ever.
+
 Rows of PostgreSQL that many replicas change at once would be a queue: each backend has, nearly always, a line of its
 own (`writer`), and their sum is what counts. Lines are written in their order, so nobody waits in a circle.
 """
@@ -26,14 +32,21 @@ from sqlalchemy.engine import Connection
 
 from app.clock import from_micros, to_micros
 from app.db import chunks, run_driver_sql
+from app.models import LedgerEntry, Quarantined
+
+_lines: sa.Table = LedgerEntry.__table__  # type: ignore[attr-defined]
 
 SLOT_DIGITS = 7
 SLOT_MILLIS = 1 << 20  # an id starts with 48 bits of milliseconds: seven digits leave 20 of them
+SLOT_MICROS = SLOT_MILLIS * 1000
 WRITERS = 64
 THE_EVENTS = ""  # in the place of a sink: the line counts events
+QUARANTINE = "?"  # in the place of a sink: the line counts entries of quarantine
+THE_PAST = "0" * SLOT_DIGITS  # the slot of lines that were put together
 
 EventKey = tuple[str, str]  # id, webhook
 DeliveryKey = tuple[str, str, str]  # event's id, webhook, sink
+EntryKey = tuple[str, int]  # webhook, when it came in microseconds since 1970
 Line = tuple[str, str, str]  # slot, webhook, sink
 
 
@@ -47,7 +60,11 @@ class Entry(StrEnum):
 
 def slot_of(moment: datetime) -> str:
     """The slot in which `moment` lies; slots sort as their times do."""
-    return f"{to_micros(moment) // 1000 // SLOT_MILLIS:0{SLOT_DIGITS}x}"
+    return slot_of_micros(to_micros(moment))
+
+
+def slot_of_micros(micros: int) -> str:
+    return f"{micros // SLOT_MICROS:0{SLOT_DIGITS}x}"
 
 
 def slot_start(slot: str) -> datetime:
@@ -69,11 +86,13 @@ def next_slot(slot: str) -> str:
 
 
 def record(
-    connection: Connection, entry: Entry, *, events: Iterable[EventKey] = (), deliveries: Iterable[DeliveryKey] = ()
-) -> None:
-    """Write down what this transaction makes or deletes, each event and each delivery once."""
+    connection: Connection, entry: Entry, *, events: Iterable[EventKey] = (), deliveries: Iterable[DeliveryKey] = (),
+    quarantined: Iterable[EntryKey] = (),
+) -> None:  # fmt: skip
+    """Write down what this transaction makes or deletes, each event, delivery and entry once."""
     counts = Counter((event_id[:SLOT_DIGITS], webhook, THE_EVENTS) for event_id, webhook in events)
     counts.update((event_id[:SLOT_DIGITS], webhook, sink) for event_id, webhook, sink in deliveries)
+    counts.update((slot_of_micros(micros), webhook, QUARANTINE) for webhook, micros in quarantined)
     add(connection, entry, counts)
 
 
@@ -101,6 +120,46 @@ def changes(connection: Connection, first: datetime, last: datetime) -> tuple[in
     statement = sa.text(f"SELECT {sums} FROM ledger WHERE slot BETWEEN :first AND :last")  # noqa: S608  our words
     row = connection.execute(statement, {"first": slot_of(first), "last": slot_of(last)}).one()
     return tuple(int(number) for number in row)
+
+
+def delete_quarantined(connection: Connection, which: sa.ColumnElement[bool], why: Entry) -> int:
+    """Delete entries of quarantine and write it down; how many there were."""
+    table: sa.Table = Quarantined.__table__  # type: ignore[attr-defined]
+    micros = sa.type_coerce(table.c.received_at, sa.BigInteger)
+    gone = connection.execute(sa.delete(table).where(which).returning(table.c.webhook, micros)).all()
+    record(connection, why, quarantined=[(webhook, int(moment)) for webhook, moment in gone])
+    return len(gone)
+
+
+def put_together(connection: Connection, before: str, most: int) -> int:
+    """Take at most `most` lines of slots before that one, of which nothing is left, into the line of the past.
+
+    A line that changes meanwhile goes back to its place. How many lines there were.
+    """
+    where = (_lines.c.slot, _lines.c.webhook, _lines.c.sink)
+    sums = [sa.func.sum(_lines.c[entry]) for entry in Entry]
+    settled = (
+        sa.select(*where).where(_lines.c.slot > THE_PAST, _lines.c.slot < before).group_by(*where)
+        .having(sums[0] == sums[1] + sums[2]).order_by(*where).limit(most)
+    )  # fmt: skip
+    found = [(slot, webhook, sink) for slot, webhook, sink in connection.execute(settled)]
+    numbers = {line: Counter[Entry]() for line in found}
+    # SQLite 3.40 wants the pairs as values; the key's order keeps two who do this from waiting in a circle.
+    for line in found:
+        gone = sa.delete(_lines).where(*(column == value for column, value in zip(where, line, strict=True)))
+        for row in connection.execute(gone.returning(*(_lines.c[entry] for entry in Entry))):
+            numbers[line].update(dict(zip(Entry, row, strict=True)))
+    for entry in Entry:
+        counts: Counter[Line] = Counter()
+        for line, made in numbers.items():
+            counts[_place_of(line, made)] += made[entry]
+        add(connection, entry, counts)
+    return len(found)
+
+
+def _place_of(line: Line, numbers: Mapping[Entry, int]) -> Line:
+    is_settled = numbers[Entry.MADE] == numbers[Entry.ERASED] + numbers[Entry.EXPIRED]
+    return (THE_PAST, line[1], line[2]) if is_settled else line
 
 
 def add(connection: Connection, entry: Entry, counts: Mapping[Line, int]) -> None:

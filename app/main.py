@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, health
 from app.alerts.service import Alerts, is_wanted
+from app.completeness.duties import CompletenessDuties
 from app.connector.service import Connector
 from app.credentials import callback_passwords, derive, load_secret_key, made_api_key, registered_passwords
 from app.dashboard import routes as dashboard_routes
@@ -55,12 +57,14 @@ from app.replay import routes as replay_routes
 from app.replay.selection import recipients
 from app.replay.service import Replays
 from app.settings import Settings
+from app.silence.keeper import SilenceKeeper
 from app.sinks import routes as sink_routes
 from app.sinks.service import Sinks
 from app.stats import routes as stats_routes
 from app.stats.keeper import StatsKeeper
 from app.suppressions.digest import address_digest
 from app.suppressions.keeping import Keeper, policy_of
+from app.tracing.switch import make_tracer
 
 log = structlog.get_logger(__name__)
 
@@ -95,11 +99,12 @@ class Service:
         self.alerts = make_alerts(settings, self.database)
         herald: Herald = self.alerts or NOBODY
         self.herald = herald
+        self.tracer = make_tracer(os.environ, self.database)
         self.keeper = Keeper(policy_of(settings), herald)
         self.digest = partial(address_digest, secret_key)
         self.relay = Relay(
             settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics, herald=herald,
-            address_rules=settings.address_rules,
+            address_rules=settings.address_rules, tracer=self.tracer,
         )  # fmt: skip
         self.recipients = recipients(settings.sinks)
         self.replays = Replays(self.recipients, self.database, self.relay.lease_token, self.relay.look_again)
@@ -108,6 +113,7 @@ class Service:
         self.ingest = Ingest(
             settings.effective_webhooks, matcher=Matcher(settings.sinks), commits=self.commits, worker=worker,
             observe=self._committed, herald=herald, keeper=self.keeper,
+            traces=self.tracer.book if self.tracer is not None else None,
         )  # fmt: skip
         self.registrar = make_registrar(settings, self.database, self.metrics, herald)
         self.exports = export_routes.Exports(self.database, stopping=lambda: self.stopping)
@@ -115,12 +121,16 @@ class Service:
             settings, self.database, owner=self.relay.lease_token, observe=self.metrics.mailjet_answered,
             stored=self._watched,
         )  # fmt: skip
+        self.completeness = CompletenessDuties(
+            settings, self.connector.doors, self.database, self.relay.lease_token, keeper=self.keeper,
+            stored=self._watched, on_ratio=self.metrics.completeness_is,
+        )  # fmt: skip
         self._clock_watch = ClockWatch(self.database)
         self._background: list[asyncio.Task[None]] = []
         self._background_stop = asyncio.Event()
         self.receiver = Receiver(
             self.ingest, CallbackAuth(settings.instance, self.passwords), self.metrics,
-            max_body_bytes=settings.max_body_bytes, stopping=lambda: self.stopping,
+            max_body_bytes=settings.max_body_bytes, stopping=lambda: self.stopping, tracer=self.tracer,
         )  # fmt: skip
 
     @property
@@ -143,11 +153,13 @@ class Service:
         if self.delivers:
             await self.relay.start()
             self.connector.start()
+            self.completeness.start()
             self._background.append(asyncio.create_task(self._keep_registered(), name="registration"))
             self._background.append(asyncio.create_task(self.replays.run(self._background_stop), name="replays"))
             self._background.append(asyncio.create_task(self._keep_retention(), name="retention"))
             self._background.append(asyncio.create_task(self.erasures.run(self._background_stop), name="erasures"))
             self._background.append(asyncio.create_task(self._keep_stats(), name="stats"))
+            self._background.append(asyncio.create_task(self._keep_rhythm(), name="rhythm"))
         else:
             self._background.append(asyncio.create_task(self._watch_registration(), name="registration"))
 
@@ -179,6 +191,15 @@ class Service:
         await keeper.run(self._background_stop)
         await leadership.release()
 
+    async def _keep_rhythm(self) -> None:
+        leadership = Leadership(self.database, "rhythm", self.relay.lease_token)
+        keeper = SilenceKeeper(
+            self.settings.effective_webhooks, self.database, leadership.may_lead, herald=self.herald,
+            on_silence=lambda webhook, event, silent: self.metrics.webhook_silent.labels(webhook, event).set(silent),
+        )  # fmt: skip
+        await keeper.run(self._background_stop)
+        await leadership.release()
+
     async def _watch_registration(self) -> None:
         """Learn now and then what the replica that registers has found, for `/readyz`."""
         while not self._background_stop.is_set():
@@ -193,7 +214,7 @@ class Service:
         self.feed.wake()
 
     def _watched(self, events: int) -> None:
-        """Contacts became events: on the event loop, and owed to whoever delivers."""
+        """Contacts, or what a backfill found, became events: on the event loop, and owed to whoever delivers."""
         self._committed(events)
         self.relay.look_again()
 
@@ -217,6 +238,7 @@ class Service:
         await self.receiver.idle()
         if self.delivers:
             await self.relay.stop()
+        await self.completeness.stop()
         await self.connector.stop()
         await self.commits.drain()
         if self.alerts is not None:  # after all who tell it something
@@ -224,6 +246,8 @@ class Service:
         await self.erasures.stop()
         await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.to_thread(self.exports.close)
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
         await asyncio.to_thread(self.database.close)
 
 
@@ -328,6 +352,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     rest.include_router(erasure_routes.build_router(service.erasures, service.database, keys))
     rest.include_router(registration_routes.build_router(settings, service.database, keys, service.registrar))
+    rest.include_router(service.completeness.build_router(keys))
     rest.include_router(service.connector.build_router(keys))
     rest.include_router(
         health.build_router(

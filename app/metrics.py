@@ -26,7 +26,7 @@ DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 
 CONNECTION_KINDS = ("new", "reused")
 FEED_CLIENTS = ("poll", "stream")
-RETENTION_KINDS = ("events", "deliveries", "attempts", "payloads", "quarantine", "replays")
+RETENTION_KINDS = ("events", "deliveries", "attempts", "payloads", "quarantine", "replays", "ledger")
 STREAM_ENDINGS = ("client", "slow", "stopping", "error")
 
 
@@ -86,6 +86,14 @@ class Metrics:
             ["webhook", "event"],
             registry=r,
         )
+        self.webhook_silent = Gauge(
+            "jethook_webhook_silent", "1 where nothing came that should have", ["webhook", "event"], registry=r
+        )
+        self.completeness = Gauge(
+            "jethook_completeness_ratio",
+            "Events stored of those that Mailjet counted, over the settled days of the last week",
+            ["connection", "event"], registry=r,
+        )  # fmt: skip
         self.mailjet_requests = Counter(
             "jethook_mailjet_api_requests", "Calls of Mailjet's API", ["operation", "code"], registry=r
         )
@@ -145,6 +153,9 @@ class Metrics:
         """A sink's 2xx, so long after the event was received."""
         self._child(self.end_to_end, sink).observe(seconds)
 
+    def completeness_is(self, connection: str, event: str, ratio: float) -> None:
+        self._child(self.completeness, connection, event).set(ratio)
+
     def feed_clients_are(self, kind: str, clients: int) -> None:
         self._child(self.feed_clients, kind).set(clients)
 
@@ -167,6 +178,8 @@ class Metrics:
             for event in (*EVENT_TYPES, UNKNOWN):
                 for result in ("stored", "duplicate"):
                     self.ingest_events.labels(webhook, event, result)
+            for event in EVENT_TYPES:
+                self.webhook_silent.labels(webhook, event)
             self.ingest_events.labels(webhook, UNKNOWN, "quarantined")
         for sink in sinks:
             for outcome in AttemptOutcome:

@@ -281,6 +281,16 @@ class StatProgress(SQLModel, table=True):
     digest_key: bytes = Field(sa_type=sa.LargeBinary)
 
 
+class EventTrace(SQLModel, table=True):
+    """The trace that an event came with; only while tracing is on."""
+
+    __tablename__ = "event_traces"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    event_id: str = Field(sa_type=IdText, primary_key=True)
+    traceparent: str = Field(sa_type=_text(64))
+
+
 class Quarantined(SQLModel, table=True):
     """What came with valid credentials and could not be read as an event; the same bytes stay one row."""
 
@@ -454,6 +464,67 @@ class Callback(SQLModel, table=True):
     mailjet_id: str | None = Field(default=None, sa_type=_text(40))
     checked_at: datetime = Field(sa_type=UTCDateTime)
     error: str | None = Field(default=None, sa_type=_text())
+
+
+class Expectation(SQLModel, table=True):
+    """By when a webhook should hear of a type again, by its rhythm or its setting, and since when it has not."""
+
+    __tablename__ = "expectations"
+    __table_args__ = (sa.PrimaryKeyConstraint("webhook", "type"), {"sqlite_with_rowid": False})
+
+    webhook: str = Field(sa_type=_text(63))
+    type: str = Field(sa_type=_text(16))
+    expected_by: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    silent_since: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class Completeness(SQLModel, table=True):
+    """What Mailjet counted of one type on one day beside what is stored of it; days since 1970, UTC."""
+
+    __tablename__ = "completeness"
+    __table_args__ = (sa.PrimaryKeyConstraint("day", "connection", "type"), {"sqlite_with_rowid": False})
+
+    day: int
+    connection: str = Field(sa_type=_text(63))
+    type: str = Field(sa_type=_text(16))
+    expected: int = Field(sa_type=sa.BigInteger)
+    stored: int = Field(sa_type=sa.BigInteger)
+    checked_at: datetime = Field(sa_type=UTCDateTime)
+
+
+class CompletenessLook(SQLModel, table=True):
+    """When Mailjet was last asked what it counted, and from which day on that says something about us."""
+
+    __tablename__ = "completeness_looks"
+
+    connection: str = Field(sa_type=_text(63), primary_key=True)
+    begun_on: int
+    looked_at: datetime = Field(sa_type=UTCDateTime)
+    error: str | None = Field(default=None, sa_type=_text())
+
+
+class Backfill(SQLModel, table=True):
+    """Missed events fetched from Mailjet's histories: a job that goes on after a restart from its place."""
+
+    __tablename__ = "backfills"
+
+    id: str = Field(sa_type=IdText, primary_key=True)
+    connection: str = Field(sa_type=_text(63))
+    since: datetime = Field(sa_type=UTCDateTime)
+    until: datetime = Field(sa_type=UTCDateTime)
+    types: str = Field(sa_type=_text())  # comma list
+    deliver: bool
+    rate_per_second: float
+    state: ReplayState = Field(sa_type=_text(16))
+    offset: int = Field(default=0, sa_type=sa.BigInteger)  # Mailjet's, of the page under way
+    last_id: str = Field(default="", sa_type=_text(20))  # the message looked at last
+    messages: int = Field(default=0)
+    stored: int = Field(default=0)
+    known: int = Field(default=0)
+    deliveries: int = Field(default=0)
+    error: str | None = Field(default=None, sa_type=_text())
+    created_at: datetime = Field(sa_type=UTCDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
 
 
 class ReplacedCallback(SQLModel, table=True):

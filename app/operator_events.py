@@ -29,6 +29,8 @@ DELIVERY_DEAD = "jethook.delivery.dead"
 REGISTRATION_FAILED = "jethook.registration.failed"
 REGISTRATION_RECOVERED = "jethook.registration.recovered"
 EVENT_QUARANTINED = "jethook.event.quarantined"
+WEBHOOK_SILENT = "jethook.webhook.silent"
+WEBHOOK_HEARD = "jethook.webhook.heard"
 SUPPRESSION_ADDED = "suppression.added"
 SUPPRESSION_REMOVED = "suppression.removed"
 
@@ -41,6 +43,8 @@ MEANINGS: Mapping[str, str] = {
     REGISTRATION_FAILED: "a callback at Mailjet is dead, held by somebody else, or could not be looked at or changed",
     REGISTRATION_RECOVERED: "it is ours and alive again",
     EVENT_QUARANTINED: "something posted with good credentials could not be read",
+    WEBHOOK_SILENT: "nothing came for a webhook when, by its rhythm, something should have",
+    WEBHOOK_HEARD: "something came again",
     SUPPRESSION_ADDED: "an address is not to be mailed any more, or not for a list",
     SUPPRESSION_REMOVED: "a suppression was lifted",
 }

@@ -1,7 +1,8 @@
-"""The commands that look after an installation: audit, doctor, move."""
+"""The commands that look after an installation: audit, doctor, move, backfill."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from dataclasses import asdict
@@ -12,8 +13,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from app.errors import DatabaseFault
+from app.errors import AppError, DatabaseFault
 from app.logs import configure_logs
+from app.settings import EVENT_TYPES
 from app.terminal import database, err, must_exist, out, settings, usage
 
 upkeep = typer.Typer()
@@ -64,7 +66,8 @@ def _print_audit(report: Any) -> None:
     events, owed = report.events, report.deliveries
     states = ", ".join(f"{owed[state]} {state}" for state in ("delivered", "pending", "dead", "cancelled"))
     verdict = f"{len(report.differences)} differences" if report.differences else "it adds up"
-    out.print(f"{events['accepted']} accepted, {events['stored']} stored; {owed['owed']} owed, {states}: {verdict}")
+    kept = f"{events['stored']} stored, {events['quarantined']} quarantined"
+    out.print(f"{events['accepted']} accepted, {kept}; {owed['owed']} owed, {states}: {verdict}")
 
 
 @upkeep.command()
@@ -103,6 +106,40 @@ def _moved(url: str, to: str) -> Any:
         if isinstance(error, DatabaseFault) or not is_outage(error):
             raise
         raise DatabaseFault(f"--to: the database went away ({type(error).__name__}); run the move again") from None
+
+
+@upkeep.command()
+def backfill(
+    since: Annotated[str, typer.Option(help="Messages that Mailjet got then or later, as 2026-05-01T00:00Z.")],
+    until: Annotated[str | None, typer.Option(help="Messages that it got before; without it: until now.")] = None,
+    connection: Annotated[str, typer.Option(help="The connection whose messages are looked at.")] = "default",
+    types: Annotated[list[str] | None, typer.Option("--type", help="Only this event type; repeatable.")] = None,
+    no_deliver: Annotated[bool, typer.Option("--no-deliver", help="Owe what is found to no sink.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Only JSON on standard output.")] = False,
+) -> None:
+    """Fetch events that no callback brought from Mailjet's histories; what is there already is not stored again."""
+    from app.completeness.command import Asked, run  # noqa: PLC0415
+    from app.models import ReplayState  # noqa: PLC0415
+
+    found = settings()
+    first, end = _moment("--since", since), _moment("--until", until) or datetime.now(UTC)
+    assert first is not None
+    if first >= end:
+        usage("--since must be before --until")
+    if strange := sorted(set(types or ()) - set(EVENT_TYPES)):
+        usage(f"--type: {strange[0]!r} is none of {', '.join(EVENT_TYPES)}")
+    asked = Asked(connection, first, end, tuple(types or ()), not no_deliver)
+    with database(found) as opened:
+        try:
+            job = asyncio.run(run(found, opened, asked, err))
+        except AppError as error:
+            usage(f"--connection: {error}")
+    told = f"{job['messages']} messages: {job['stored']} events stored, {job['known']} were there"
+    if as_json:
+        print(json.dumps(job, indent=2))
+    else:
+        out.print(f"{told}; {job['state']}" + (f": {job['error']}" if job["error"] else ""))
+    raise typer.Exit(0 if job["state"] == ReplayState.DONE else 1)
 
 
 @upkeep.command()

@@ -16,13 +16,13 @@ import orjson
 from app.clock import from_micros, rfc3339, to_micros
 from app.errors import DeliveryNotFound
 from app.mailjet.payloads import ExactNumber, MalformedPayload, decode
-from app.mailjet.vocabulary import as_text
+from app.mailjet.vocabulary import ORIGIN_KEY, as_text
 from app.models import DeliveryState
 
 # Keys of Mailjet's that have a field of their own; all others, known or not, are `details`.
 NAMED = frozenset(
     {"event", "time", "MessageID", "mj_message_id", "Message_GUID", "email", "mj_campaign_id", "mj_contact_id",
-     "mj_list_id", "customcampaign", "CustomID", "Payload", "hard_bounce", "error", "error_related_to"}
+     "mj_list_id", "customcampaign", "CustomID", "Payload", "hard_bounce", "error", "error_related_to", ORIGIN_KEY}
 )  # fmt: skip
 
 VIEW_COLUMNS = (
@@ -78,6 +78,7 @@ def event_view(row: Mapping[str, Any], *, include_raw: bool) -> dict[str, Any]:
         "reason_group": row["reason_group"],
         "automated": None if row["automated"] is None else bool(row["automated"]),
         "automated_rule": row["automated_rule"],
+        "origin": "backfill" if ORIGIN_KEY in payload else None,
         "details": {clean(key): _clean_value(value) for key, value in payload.items() if key not in NAMED},
     }
     if raw_text is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app import ledger
 from app.clock import from_micros, to_micros
 from app.db import Database
 from app.ingest.identity import content_id, event_id
@@ -114,6 +115,8 @@ def make_quarantined(database: Database, **given: Any) -> dict[str, Any]:
         "body": body,
     } | given
     insert(database, Quarantined, [values])
+    came = (webhook, to_micros(values["received_at"]))
+    database.write(lambda c: ledger.record(c, ledger.Entry.MADE, quarantined=[came]))
     return values
 
 
@@ -135,3 +138,9 @@ def take_statistics(database: Database) -> None:
 
     if not database.is_sqlite:
         database.write(analyze)
+
+
+def newest_seq(database: Database) -> int:
+    """Of the events; 0 where there are none."""
+    with database.reading() as connection:
+        return int(connection.execute(sa.select(sa.func.max(Event.__table__.c.seq))).scalar() or 0)  # type: ignore[attr-defined]

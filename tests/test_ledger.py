@@ -83,3 +83,39 @@ def test_all_of_a_table_can_be_written_off_before_it_is_dropped(database: Databa
 
     slot = event["id"][:7]
     assert lines(database) == {(slot, "orders", ""): (0, 0, 1), (slot, "orders", "crm"): (0, 0, 1)}
+
+
+def test_lines_of_which_nothing_is_left_become_one_and_the_others_stay(database: Database) -> None:
+    past, gone, owed, young = ledger.THE_PAST, "01a0000", "01a0001", "01a0009"
+
+    def work(connection: sa.Connection) -> None:
+        for slot in (gone, owed, young):
+            ledger.record(connection, Entry.MADE, events=[(f"{slot}{n}", "orders") for n in range(3)])
+        ledger.record(connection, Entry.MADE, deliveries=[(f"{gone}0", "orders", "crm")])
+        ledger.record(connection, Entry.ERASED, events=[(f"{gone}0", "orders")])
+        ledger.record(connection, Entry.EXPIRED, events=[(f"{gone}{n}", "orders") for n in (1, 2)])
+        ledger.record(connection, Entry.EXPIRED, events=[(f"{owed}1", "orders")])
+        ledger.record(connection, Entry.EXPIRED, events=[(f"{young}{n}", "orders") for n in range(3)])
+
+    database.write(work)
+    before = lines(database)
+
+    assert database.write(lambda c: ledger.put_together(c, "01a0008", 10)) == 1
+    assert database.write(lambda c: ledger.put_together(c, "01a0008", 10)) == 0
+
+    assert lines(database) == {
+        line: numbers for line, numbers in before.items() if line != (gone, "orders", "")
+    } | {(past, "orders", ""): (3, 1, 2)}  # fmt: skip
+
+
+def test_a_line_in_which_something_is_stored_again_counts_anew(database: Database) -> None:
+    def once(connection: sa.Connection) -> None:
+        ledger.record(connection, Entry.MADE, events=[("01a00000", "orders")])
+        ledger.record(connection, Entry.EXPIRED, events=[("01a00000", "orders")])
+
+    for _ in range(2):
+        database.write(once)
+        database.write(lambda c: ledger.put_together(c, "01a0008", 10))
+    database.write(lambda c: ledger.record(c, Entry.MADE, events=[("01a00001", "orders")]))
+
+    assert lines(database) == {(ledger.THE_PAST, "orders", ""): (2, 0, 2), ("01a0000", "orders", ""): (1, 0, 0)}

@@ -97,9 +97,21 @@ def _imported(folder: str) -> Iterator[str]:
                 modules = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 modules = [node.module]
-            for module in {module.split(".")[0] for module in modules} - sys.stdlib_module_names - {"app", "tests"}:
-                assert module in distributions, f"{path}: {module} is not installed"
-                yield from map(_normal, distributions[module])
+            for module in modules:
+                top = module.split(".")[0]
+                if top in sys.stdlib_module_names or top in {"app", "tests"}:
+                    continue
+                assert top in distributions, f"{path}: {module} is not installed"
+                yield from map(_normal, _holding(module, set(distributions[top])))
+
+
+def _holding(module: str, names: set[str]) -> set[str]:
+    """Of the distributions that share a name at the top, those with this module."""
+    if len(names) == 1:
+        return names
+    place = module.replace(".", "/")
+    files = {name: map(str, importlib.metadata.files(name) or ()) for name in names}
+    return {name for name in names if any(file.startswith((f"{place}/", f"{place}.py")) for file in files[name])}
 
 
 def _normal(requirement: str) -> str:

@@ -10,12 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app import ledger
-from app.ledger import THE_EVENTS, Line
-from app.models import Delivery, DeliveryState, Event, LedgerEntry
+from app.ledger import QUARANTINE, SLOT_MICROS, THE_EVENTS, Line, slot_start
+from app.models import Delivery, DeliveryState, Event, LedgerEntry, Quarantined
 
 _events: sa.Table = Event.__table__  # type: ignore[attr-defined]
 _deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
 _ledger: sa.Table = LedgerEntry.__table__  # type: ignore[attr-defined]
+_quarantine: sa.Table = Quarantined.__table__  # type: ignore[attr-defined]
 
 # A delivery in a state that there is none of is not owed and not settled: it counts as missing.
 _known = _deliveries.c.state.in_([state.value for state in DeliveryState])
@@ -37,15 +38,20 @@ class Range:
         first, end = (None if slot is None else ledger.first_id_of(slot) for slot in (self.first, self.end))
         return _between(column, first, end)
 
+    def of_times(self, column: sa.ColumnElement[Any]) -> list[sa.ColumnElement[bool]]:
+        first, end = (None if slot is None else slot_start(slot) for slot in (self.first, self.end))
+        return _between(column, first, end)
 
-def _between(column: sa.ColumnElement[str], first: str | None, end: str | None) -> list[sa.ColumnElement[bool]]:
+
+def _between(column: sa.ColumnElement[Any], first: object, end: object) -> list[sa.ColumnElement[bool]]:
     low = [] if first is None else [column >= first]
     return low if end is None else [*low, column < end]
 
 
 @dataclass(slots=True)
 class Account:
-    """One line of the ledger beside what is there: `states` of deliveries, or `{"stored": n}` of events."""
+    """One line of the ledger beside what is there: `states` of deliveries, `{"stored": n}` of events,
+    `{"quarantined": n}` of what could not be read."""
 
     made: int = 0
     erased: int = 0
@@ -63,12 +69,15 @@ class Account:
 
 
 def accounts(connection: Connection, wanted: Range) -> dict[Line, Account]:
-    """(slot, webhook, sink) -> its account; the sink is `THE_EVENTS` in lines of events."""
+    """(slot, webhook, sink) -> its account; the sink is `THE_EVENTS` or `QUARANTINE` in lines of these."""
     found: dict[Line, Account] = {}
     for slot, webhook, sink, made, erased, expired in connection.execute(_ledger_sums(wanted)):
         found[slot, webhook, sink] = Account(int(made), int(erased), int(expired))
     for slot, webhook, number in connection.execute(_stored(wanted)):
         found.setdefault((slot, webhook, THE_EVENTS), Account()).states = {"stored": int(number)}
+    for number_of_slot, webhook, number in connection.execute(_quarantined(wanted)):
+        line = (ledger.slot_of_micros(int(number_of_slot) * SLOT_MICROS), webhook, QUARANTINE)
+        found.setdefault(line, Account()).states = {"quarantined": int(number)}
     for slot, webhook, sink, state, number in connection.execute(_owed(wanted)):
         found.setdefault((slot, webhook, sink), Account()).states[state] = int(number)
     return found
@@ -84,6 +93,14 @@ def _stored(wanted: Range) -> sa.Select[Any]:
     slot = ledger.slot_within(_events.c.id)
     keys = (slot, _events.c.webhook)
     return sa.select(*keys, sa.func.count()).where(*wanted.of_ids(_events.c.id)).group_by(*keys)
+
+
+def _quarantined(wanted: Range) -> sa.Select[Any]:
+    micros = sa.type_coerce(_quarantine.c.received_at, sa.BigInteger)
+    # By its remainder, since PostgreSQL's and SQLite's dialects differ in what `/` of whole numbers is.
+    slot = ((micros - micros % SLOT_MICROS) // SLOT_MICROS).label("slot")
+    inner = sa.select(slot, _quarantine.c.webhook).where(*wanted.of_times(_quarantine.c.received_at)).subquery()
+    return sa.select(inner.c.slot, inner.c.webhook, sa.func.count()).group_by(inner.c.slot, inner.c.webhook)
 
 
 def _owed(wanted: Range) -> sa.Select[Any]:

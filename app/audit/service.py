@@ -1,5 +1,5 @@
-"""The audit: accepted = stored + erased + expired, and for each sink owed = delivered + pending + dead + cancelled +
-erased + expired; and no delivery without its event.
+"""The audit: accepted = stored + quarantined + erased + expired, and for each sink owed = delivered + pending + dead +
+cancelled + erased + expired; and no delivery without its event.
 
 What matches a sink is settled when an event is stored: the ledger then takes down how many deliveries it is owed. So a
 sink that is added later owes nothing for earlier events, one that is removed keeps what it was owed, and a replay adds
@@ -18,10 +18,11 @@ from sqlalchemy.engine import Connection
 from app.audit import queries
 from app.audit.queries import MOST_NAMED, Account, Range
 from app.clock import rfc3339
-from app.ledger import SLOT_DIGITS, THE_EVENTS, Line, next_slot, slot_of, slot_start
+from app.ledger import QUARANTINE, SLOT_DIGITS, THE_EVENTS, Line, next_slot, slot_of, slot_start
 from app.models import DeliveryState
 
 STATES = tuple(state.value for state in DeliveryState)
+WHAT_CAME = {THE_EVENTS: "events", QUARANTINE: "quarantined"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Difference:
     can be told, at most ten; for missing deliveries they are events that owe the sink nothing, of which it may be
     some."""
 
-    kind: str  # events_missing, events_unaccounted, deliveries_missing, deliveries_unaccounted, deliveries_orphaned
+    kind: str  # `missing` or `unaccounted` of events, quarantined or deliveries, as events_missing; deliveries_orphaned
     webhook: str
     sink: str | None
     first: str
@@ -96,8 +97,8 @@ def _slot_from(until: datetime) -> str:
 
 
 def _totals(found: Mapping[Line, Account], wanted: Range) -> Report:
-    of_events = {line: account for line, account in found.items() if line[2] == THE_EVENTS}
-    of_sinks = {line: account for line, account in found.items() if line[2] != THE_EVENTS}
+    of_events = {line: account for line, account in found.items() if line[2] in WHAT_CAME}
+    of_sinks = {line: account for line, account in found.items() if line[2] not in WHAT_CAME}
     webhooks = sorted({webhook for _, webhook, _ in of_events})
     sinks = sorted({sink for _, _, sink in of_sinks})
     return Report(
@@ -114,7 +115,8 @@ def _of_events(accounts: Iterable[Account]) -> dict[str, int]:
     every = list(accounts)
     return {
         "accepted": sum(account.made for account in every),
-        "stored": sum(account.there for account in every),
+        "stored": sum(account.states.get("stored", 0) for account in every),
+        "quarantined": sum(account.states.get("quarantined", 0) for account in every),
         **_written_off(every),
     }
 
@@ -143,7 +145,7 @@ def _written_off(every: list[Account]) -> dict[str, int]:
 
 def _difference(connection: Connection, line: Line, account: Account, gone: set[str]) -> Difference:
     slot, webhook, sink = line
-    what = "events" if sink == THE_EVENTS else "deliveries"
+    what = WHAT_CAME.get(sink, "deliveries")
     kind = f"{what}_missing" if account.missing > 0 else f"{what}_unaccounted"
     ids: Iterable[str] = ()
     if kind == "events_missing":
@@ -151,7 +153,7 @@ def _difference(connection: Connection, line: Line, account: Account, gone: set[
     elif kind == "deliveries_missing":
         ids = queries.without_delivery(connection, slot, webhook, sink)
     expected = account.made - account.erased - account.expired
-    return _named(kind, webhook, sink or None, slot, expected, account.there, ids)
+    return _named(kind, webhook, None if sink in WHAT_CAME else sink, slot, expected, account.there, ids)
 
 
 def _orphaned(orphans: Iterable[tuple[str, str, str]]) -> Iterator[Difference]:

@@ -30,17 +30,28 @@ NOT_PASSED_BACK = frozenset(
 # What Mailjet shows of these holds keys, or the passwords of our own callbacks.
 SECRET_RESOURCES = re.compile(r"/v\d+(\.\d+)?/rest/(api|eventcallbackurl|parseroute)", re.IGNORECASE)
 READING = ("GET", "HEAD")
+# All that a key may set which only reads: others, like X-HTTP-Method-Override, can make a GET into something else.
+READING_HEADERS = frozenset(
+    {"accept", "accept-language", "content-type", "if-modified-since", "if-none-match", "x-request-id", "traceparent",
+     "tracestate"}
+)  # fmt: skip
+# A slash or backslash that is escaped, however often, or a path's parameter: servers differ in where a part ends then.
+HIDDEN_PARTS = re.compile(r"%(25)*(2f|5c|3b)|;", re.IGNORECASE)
 
 
 def _check_path(path: str) -> str:
     """Relative to the base URL, and unable to leave it. Escapes are kept, since keys may need them."""
     if not re.fullmatch(r"/[^\s?#\\\x00-\x1f\x7f]*", path) or path.startswith("//"):
         raise PydanticCustomError("path", "must be a path like /v3/REST/contact; the query has a field of its own")
-    plain = path
-    for _ in range(3):  # escaped once, twice …
-        plain = unquote(plain)
+    plain = _plain(path)
     if "\\" in plain or any(part in (".", "..") for part in plain.split("/")) or "//" in plain:
         raise PydanticCustomError("path", "must not hold empty parts, `.` or `..`")
+    return path
+
+
+def _plain(path: str) -> str:
+    for _ in range(3):  # escaped once, twice …
+        path = unquote(path)
     return path
 
 
@@ -83,16 +94,17 @@ def build_router(doors: Doors, keys: ApiKeys) -> APIRouter:
         summary="Call Mailjet's API",
         description="Passes one call through with the connection's credentials (for `/v4/sms…` its SMS token) and hands"
         " back whatever Mailjet answers, as 200. It is made once and never repeated. Keys that may only read can `GET`,"
-        " but not what holds secrets at Mailjet.",
+        " but not what holds secrets at Mailjet, with no `body`, no escaped slash, and of `headers` only "
+        + ", ".join(f"`{name}`" for name in sorted(READING_HEADERS))
+        + ".",
         response_model=CallAnswer,
     )
     async def call_mailjet(
         name: Name, body: CallRequest, may_send: Annotated[bool, Depends(keys.may_send)]
     ) -> Response:
-        plain = unquote(unquote(body.path))
-        if not may_send and (body.method not in READING or SECRET_RESOURCES.match(plain)):
-            raise Forbidden("this key may only read")
-        is_sms = plain.lower().startswith("/v4/sms")
+        if not may_send:
+            _refuse_more_than_reading(body)
+        is_sms = _plain(body.path).lower().startswith("/v4/sms")
         door = doors.get_for_sms(name) if is_sms else doors.get(name)
         content, headers = _content(body)
         # What no URL can hold as it stands is escaped; escapes that are there stay.
@@ -104,6 +116,21 @@ def build_router(doors: Doors, keys: ApiKeys) -> APIRouter:
         return Response(_answer(answer), media_type="application/json")
 
     return router
+
+
+def _refuse_more_than_reading(call: CallRequest) -> None:
+    """Raises Forbidden. What Mailjet's servers make of it must be as plain as it is here."""
+    why = ""
+    if call.method not in READING or call.body is not None:
+        why = ": no other method than GET or HEAD, and no body"
+    elif SECRET_RESOURCES.match(_plain(call.path)):
+        why = ", and not this resource, which holds secrets"
+    elif HIDDEN_PARTS.search(call.path):
+        why = ": no escaped slash in the path, and no `;`"
+    elif more := sorted(name for name in call.headers if name.lower() not in READING_HEADERS):
+        why = f": not with the header {more[0]}"
+    if why:
+        raise Forbidden(f"this key may only read{why}")
 
 
 def _content(call: CallRequest) -> tuple[bytes | None, dict[str, str]]:

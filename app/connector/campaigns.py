@@ -1,7 +1,7 @@
 """Sent campaigns over REST."""
 
 # Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
-import re
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -11,15 +11,16 @@ from app.connector.doors import Doors
 from app.connector.manners import (
     WALKING,
     Name,
+    checked_id,
     json_answer,
+    list_page,
     list_responses,
     mailjet_problems,
     new_router,
-    page_answer,
     refuse_repeats,
     shown_as,
 )
-from app.connector.paging import Paging, place_of, scope
+from app.connector.paging import Paging
 from app.connector.problems import CampaignNotFound
 from app.http import ApiKeys
 from app.mailjet import campaigns as mailjet
@@ -51,12 +52,8 @@ def build_router(doors: Doors, keys: ApiKeys) -> APIRouter:
         dependencies=[Depends(keys.reader), refuse_repeats()],
     )
     async def list_campaigns(request: Request, name: Name, query: Annotated[CampaignQuery, Query()]) -> Response:
-        filters = query.query()
-        bound_to = scope(name, "campaigns", filters)
-        with mailjet_problems():
-            place = place_of(query.cursor, bound_to)
-            page = await mailjet.list_campaigns(doors.get(name), filters, place, query.limit)
-        return page_answer(request, page, bound_to, shown_as(Campaign))
+        fetch = partial(mailjet.list_campaigns, doors.get(name))
+        return await list_page(request, f"{name}:campaigns", query, fetch, shown_as(Campaign))
 
     @router.get(
         "/campaigns/{campaign_id}",
@@ -67,9 +64,8 @@ def build_router(doors: Doors, keys: ApiKeys) -> APIRouter:
     )
     async def get_campaign(name: Name, campaign_id: CampaignId) -> Response:
         door = doors.get(name)
-        if not re.fullmatch(r"[0-9]{1,19}", campaign_id):
-            raise CampaignNotFound("there is no campaign of this id")
+        key = checked_id(campaign_id, CampaignNotFound, "campaign")
         with mailjet_problems(CampaignNotFound):
-            return json_answer(shown_as(Campaign)(await mailjet.get_campaign(door, campaign_id)))
+            return json_answer(shown_as(Campaign)(await mailjet.get_campaign(door, key)))
 
     return router

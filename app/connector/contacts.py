@@ -2,6 +2,7 @@
 
 # Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
 import re
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -14,15 +15,15 @@ from app.connector.manners import (
     WALKING,
     Name,
     json_answer,
+    list_page,
     list_responses,
     mailjet_problems,
     names_of,
     new_router,
-    page_answer,
     refuse_repeats,
     shown_as,
 )
-from app.connector.paging import Paging, place_of, scope
+from app.connector.paging import Paging
 from app.connector.problems import ContactNotFound
 from app.errors import AppError
 from app.http import ApiKeys
@@ -69,7 +70,8 @@ NAMES = names_of(NewContact)
 def build_router(doors: Doors, keys: ApiKeys) -> APIRouter:
     router = new_router("contacts")
     _add_reading(router, doors, keys)
-    _add_writing(router, doors, keys)
+    _add_creation(router, doors, keys)
+    _add_changes(router, doors, keys)
     return router
 
 
@@ -82,12 +84,8 @@ def _add_reading(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
         dependencies=[Depends(keys.reader), refuse_repeats()],
     )
     async def list_contacts(request: Request, name: Name, query: Annotated[ContactQuery, Query()]) -> Response:
-        filters = query.query()
-        bound_to = scope(name, "contacts", filters)
-        with mailjet_problems():
-            place = place_of(query.cursor, bound_to)
-            page = await mailjet.list_contacts(doors.get(name), filters, place, query.limit)
-        return page_answer(request, page, bound_to, shown_as(Contact))
+        fetch = partial(mailjet.list_contacts, doors.get(name))
+        return await list_page(request, f"{name}:contacts", query, fetch, shown_as(Contact))
 
     @router.get(
         "/contacts/{contact:path}",
@@ -101,16 +99,15 @@ def _add_reading(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
             return await _detail(doors.get(name), checked(contact))
 
 
-def _add_writing(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
-    options: dict[str, Any] = {"dependencies": [Depends(keys.sender)], "response_model": ContactDetail}
-
+def _add_creation(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
     @router.post(
         "/contacts",
         summary="Make a contact",
         description="A known address is a 409. If the contact was made and its `properties` were refused, `detail` says"
         " so." + TELLS_UNKNOWN,
         status_code=201,
-        **options,
+        dependencies=[Depends(keys.sender)],
+        response_model=ContactDetail,
     )
     async def create_contact(name: Name, body: NewContact) -> Response:
         door = doors.get(name)
@@ -127,11 +124,14 @@ def _add_writing(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
         with mailjet_problems(ContactNotFound):
             return await _detail(door, contact_id, 201, made)
 
+
+def _add_changes(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
     @router.patch(
         "/contacts/{contact:path}",
         summary="Change a contact",
         description="Changes what is given and nothing else; a property that is not named keeps its value.",
-        **options,
+        dependencies=[Depends(keys.sender)],
+        response_model=ContactDetail,
     )
     async def update_contact(name: Name, contact: Key, body: ContactUpdate) -> Response:
         door, key = doors.get(name), checked(contact)

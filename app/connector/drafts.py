@@ -1,7 +1,7 @@
 """Draft campaigns over REST: list, get, make, change, test, schedule, send."""
 
 # Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
-import re
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -12,16 +12,17 @@ from app.connector.manners import (
     TELLS_UNKNOWN,
     WALKING,
     Name,
+    checked_id,
     json_answer,
+    list_page,
     list_responses,
     mailjet_problems,
     names_of,
     new_router,
-    page_answer,
     refuse_repeats,
     shown_as,
 )
-from app.connector.paging import Paging, place_of, scope
+from app.connector.paging import Paging
 from app.connector.problems import DraftNotFound
 from app.errors import AppError
 from app.http import ApiKeys
@@ -85,11 +86,8 @@ def _add_reading(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
         dependencies=[Depends(keys.reader), refuse_repeats(but=("status",))],
     )
     async def list_drafts(request: Request, name: Name, query: Annotated[DraftQuery, Query()]) -> Response:
-        filters = query.query()
-        bound_to = scope(name, "drafts", filters)
-        with mailjet_problems():
-            page = await mailjet.list_drafts(doors.get(name), filters, place_of(query.cursor, bound_to), query.limit)
-        return page_answer(request, page, bound_to, shown_as(Draft))
+        fetch = partial(mailjet.list_drafts, doors.get(name))
+        return await list_page(request, f"{name}:drafts", query, fetch, shown_as(Draft))
 
     @router.get(
         "/drafts/{draft_id}",
@@ -121,7 +119,7 @@ def _add_writing(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
         if body.content:
             try:
                 with mailjet_problems(DraftNotFound, NAMES):
-                    await mailjet.write_content(door, draft_id, body.content)
+                    await mailjet.create_content(door, draft_id, body.content)
             except AppError as problem:
                 problem.detail += f"; the draft was made without its content (id {draft_id})"
                 raise
@@ -201,9 +199,7 @@ def _add_schedule(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
 
 
 def checked(draft_id: str) -> str:
-    if not re.fullmatch(r"[0-9]{1,19}", draft_id):
-        raise DraftNotFound("there is no draft campaign of this id")
-    return draft_id
+    return checked_id(draft_id, DraftNotFound, "draft campaign")
 
 
 async def _detail(door: Door, draft_id: str, status: int = 200) -> Response:

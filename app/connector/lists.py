@@ -1,7 +1,7 @@
 """Contact lists over REST, and who is on them: one contact at once, many as a job."""
 
 # Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
-import re
+from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -16,16 +16,17 @@ from app.connector.manners import (
     WALKING,
     ListId,
     Name,
+    checked_id,
     json_answer,
+    list_page,
     list_responses,
     mailjet_problems,
     names_of,
     new_router,
-    page_answer,
     refuse_repeats,
     shown_as,
 )
-from app.connector.paging import Paging, place_of, scope
+from app.connector.paging import Paging
 from app.connector.problems import JobNotFound, ListNotFound
 from app.http import ApiKeys
 from app.mailjet import lists as mailjet
@@ -121,11 +122,8 @@ def _add_lists(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
         dependencies=[Depends(keys.reader), refuse_repeats()],
     )
     async def list_lists(request: Request, name: Name, query: Annotated[ListQuery, Query()]) -> Response:
-        filters = query.query()
-        bound_to = scope(name, "lists", filters)
-        with mailjet_problems():
-            page = await mailjet.list_lists(doors.get(name), filters, place_of(query.cursor, bound_to), query.limit)
-        return page_answer(request, page, bound_to, shown_as(ContactList))
+        fetch = partial(mailjet.list_lists, doors.get(name))
+        return await list_page(request, f"{name}:lists", query, fetch, shown_as(ContactList))
 
     @router.post(
         "/lists",
@@ -160,7 +158,7 @@ def _add_subscriptions(router: APIRouter, doors: Doors, keys: ApiKeys, subscript
     )
     async def subscribe(name: Name, list_id: ListId, body: SubscriptionRequest) -> Response:
         door = doors.get(name)
-        list_id = _checked(list_id)
+        list_id = checked_id(list_id, ListNotFound, "contact list")
         if body.contacts is None:
             with mailjet_problems(ListNotFound, NAMES):
                 done = await mailjet.subscribe(door, list_id, body.single, body.action)
@@ -184,9 +182,3 @@ def _add_jobs(router: APIRouter, keys: ApiKeys, subscriptions: Subscriptions) ->
         if row is None or (row.connection, row.list_id) != (name, list_id):
             raise JobNotFound("there is no such job")
         return json_answer(jobs.view(row))
-
-
-def _checked(list_id: str) -> str:
-    if not re.fullmatch(r"[0-9]{1,19}", list_id):
-        raise ListNotFound("there is no contact list of this id")
-    return list_id

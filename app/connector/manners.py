@@ -1,21 +1,22 @@
 """What the routes of all modules share: parameters given once, pages with cursors, Mailjet's errors as problems."""
 
 # Without `from __future__ import annotations`: FastAPI reads the annotations of what it depends on.
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import orjson
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel
 
-from app.connector.paging import cursor_of
+from app.connector.paging import cursor_of, place_of, scope
 from app.connector.problems import problem_of
 from app.errors import FieldError, Invalid, NotFound
 from app.http import PROBLEM_RESPONSES, problem_responses
 from app.mailjet.errors import MailjetError
 from app.mailjet.fields import Shown
-from app.mailjet.pages import Page
+from app.mailjet.pages import Page, Place
 from app.query.routes import next_url
 
 Name = Annotated[str, Path(description="name of the connection, in small letters", examples=["default"])]
@@ -68,8 +69,29 @@ def names_of(*models: type[BaseModel]) -> dict[str, str]:
     }
 
 
-def page_answer(request: Request, page: Page, bound_to: bytes, show: Callable[[dict[str, Any]], Any]) -> Response:
-    """`{data, next_cursor, has_more}` and the `Link` header."""
+class Question(Protocol):
+    """The parameters of a list: its filters, and `Paging`."""
+
+    limit: int
+    cursor: str | None
+
+    def query(self) -> dict[str, str | int]:
+        """The filters as Mailjet's."""
+
+
+async def list_page(
+    request: Request,
+    name: str,
+    question: Question,
+    fetch: Callable[[dict[str, str | int], Place, int], Awaitable[Page]],
+    show: Callable[[dict[str, Any]], Any],
+) -> Response:
+    """One page of the list `name`, which begins with its connection's: `{data, next_cursor, has_more}` and the `Link`
+    header."""
+    filters = question.query()
+    bound_to = scope(name, filters)
+    with mailjet_problems():
+        page = await fetch(filters, place_of(question.cursor, bound_to), question.limit)
     cursor = cursor_of(page.following, bound_to)
     content = {"data": [show(item) for item in page.items], "next_cursor": cursor, "has_more": cursor is not None}
     headers = {"link": f'<{next_url(request, cursor)}>; rel="next"'} if cursor else {}
@@ -79,6 +101,13 @@ def page_answer(request: Request, page: Page, bound_to: bytes, show: Callable[[d
 def shown_as(model: type[Shown]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """An object of Mailjet's in our names."""
     return lambda item: model.model_validate(item).model_dump()
+
+
+def checked_id(text: str, missing: type[NotFound], thing: str) -> str:
+    """One of Mailjet's ids, which goes into a path. Raises `missing`."""
+    if not re.fullmatch(r"[0-9]{1,20}", text):
+        raise missing(f"there is no {thing} of this id")
+    return text
 
 
 def json_answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

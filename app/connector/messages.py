@@ -1,7 +1,7 @@
 """Messages over REST: list them, read one's history, send."""
 
 # Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
-import re
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -11,15 +11,16 @@ from app.connector.doors import Doors
 from app.connector.manners import (
     WALKING,
     Name,
+    checked_id,
     json_answer,
+    list_page,
     list_responses,
     mailjet_problems,
     new_router,
-    page_answer,
     refuse_repeats,
     shown_as,
 )
-from app.connector.paging import Paging, place_of, scope
+from app.connector.paging import Paging
 from app.connector.sending import Sending, SendRequest
 from app.db import Database
 from app.errors import MessageNotFound
@@ -84,12 +85,8 @@ def _add_reading(router: APIRouter, doors: Doors, keys: ApiKeys, database: Datab
     async def list_mailjet_messages(
         request: Request, name: Name, query: Annotated[ListedMessages, Query()]
     ) -> Response:
-        filters = query.query()
-        bound_to = scope(name, "messages", filters)
-        with mailjet_problems():
-            place = place_of(query.cursor, bound_to)
-            page = await mailjet.list_messages(doors.get(name), filters, place, query.limit)
-        return page_answer(request, page, bound_to, shown_as(MailjetMessage))
+        fetch = partial(mailjet.list_messages, doors.get(name))
+        return await list_page(request, f"{name}:messages", query, fetch, shown_as(MailjetMessage))
 
     @router.get(
         "/messages/{message_id}",
@@ -100,8 +97,7 @@ def _add_reading(router: APIRouter, doors: Doors, keys: ApiKeys, database: Datab
     )
     async def get_mailjet_message(name: Name, message_id: MessageId) -> Response:
         door = doors.get(name)
-        if not re.fullmatch(r"[0-9]{1,20}", message_id):
-            raise MessageNotFound("there is no message of this id")
+        checked_id(message_id, MessageNotFound, "message")
         with mailjet_problems(MessageNotFound):
             found: dict[str, Any] = shown_as(MailjetMessage)(await mailjet.get_message(door, message_id))
             history = await mailjet.get_history(door, message_id)

@@ -36,10 +36,10 @@ class Paging(Given):
     )
 
 
-def scope(connection: str, name: str, query: Mapping[str, str | int], sort: str = "ID") -> bytes:
-    """What a cursor is bound to."""
+def scope(name: str, query: Mapping[str, str | int]) -> bytes:
+    """What a cursor is bound to: the list, and its filters."""
     filters = {key: [str(value)] for key, value in query.items()}
-    return scope_of(f"mailjet:{connection}:{name}", filters, sort)
+    return scope_of(f"mailjet:{name}", filters, "ID")
 
 
 def place_of(cursor: str | None, bound_to: bytes) -> Place:

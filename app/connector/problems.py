@@ -23,7 +23,7 @@ from app.mailjet.errors import (
 )
 
 RETRY_SECONDS = 30  # Mailjet's documents promise no Retry-After, and its limits are by the minute
-UNKNOWN_OUTCOME = "; Mailjet may have done it all the same: look before you repeat it"
+UNKNOWN_OUTCOME = "; if it was to change something, Mailjet may have done so: look before you repeat it"
 
 
 class ConnectionNotFound(NotFound):
@@ -98,6 +98,7 @@ def problem_of(
     `missing` is what a 404 of Mailjet's means here, `names` our pointer for each property of Mailjet's, `unique` the
     pointer of the field that Mailjet wants to be the only one of its value.
     """
+    doubt = UNKNOWN_OUTCOME if error.ambiguous else ""
     match error:
         case MailjetNotFound():
             return missing(f"{error.told.message or 'Object not found'} ({missing.title.lower()} at Mailjet)")
@@ -110,7 +111,7 @@ def problem_of(
             wait = math.ceil(error.retry_after_seconds or RETRY_SECONDS)
             return MailjetBusy(str(error), headers={"retry-after": str(max(1, wait))})
         case MailjetUnreachable(timed_out=True):
-            return MailjetTimeout(str(error) + (UNKNOWN_OUTCOME if error.ambiguous else ""))
+            return MailjetTimeout(str(error) + doubt)
         case MailjetPropertyReadOnly():
             return Invalid(str(error), errors=field_errors(error, names or {}))
         case MailjetRefused(status=400 | 409 | 413 | 422):
@@ -118,7 +119,7 @@ def problem_of(
         case MailjetRefused(status=403):
             return MailjetForbids(str(error))
         case _:
-            return MailjetUnavailable(str(error))
+            return MailjetUnavailable(str(error) + doubt)
 
 
 def field_errors(error: MailjetError, names: Mapping[str, str]) -> Sequence[FieldError]:

@@ -1,6 +1,7 @@
 """SMS over REST: send one, list them."""
 
 # Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -12,13 +13,13 @@ from app.connector.manners import (
     WALKING,
     Name,
     json_answer,
+    list_page,
     list_responses,
     mailjet_problems,
     new_router,
-    page_answer,
     refuse_repeats,
 )
-from app.connector.paging import Paging, place_of, scope
+from app.connector.paging import Paging
 from app.errors import FieldError, Invalid
 from app.http import ApiKeys
 from app.mailjet import sms as mailjet
@@ -75,12 +76,8 @@ def build_router(doors: Doors, keys: ApiKeys) -> APIRouter:
         dependencies=[Depends(keys.reader), refuse_repeats(but=("status",))],
     )
     async def list_sms(request: Request, name: Name, query: Annotated[SmsQuery, Query()]) -> Response:
-        filters = query.query()
-        bound_to = scope(name, "sms", filters)
-        with mailjet_problems():
-            place = place_of(query.cursor, bound_to)
-            page = await mailjet.list_sms(doors.get_for_sms(name), filters, place, query.limit)
-        return page_answer(request, page, bound_to, _shown)
+        fetch = partial(mailjet.list_sms, doors.get_for_sms(name))
+        return await list_page(request, f"{name}:sms", query, fetch, _shown)
 
     return router
 

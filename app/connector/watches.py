@@ -33,7 +33,7 @@ from app.ingest.identity import event_id
 from app.ingest.rows import event_row
 from app.mailjet import contacts as mailjet
 from app.mailjet.door import Door
-from app.maintenance.leader import LEASE_SECONDS, Leadership, try_lead
+from app.maintenance.leader import LEASE_SECONDS, Leadership, keep_lead, try_lead
 from app.models import Delivery, Event, WatchedContact, WatchMark
 from app.settings import WatchSettings
 from app.views import EVENT_COLUMNS
@@ -97,6 +97,10 @@ class Watch:
     async def look(self) -> int:
         """One look; how many events it stored, at most `limit`. Raises MailjetError, AppError and LeaseLost."""
         door = self._doors.get(self.settings.connection)
+        if not await self._database.run_write(
+            lambda c: try_lead(c, self._lease, self._owner, self._now(), LEASE_SECONDS)
+        ):
+            raise LeaseLost
         mark = await self._mark() or await self._begin(door)
         if self.settings.contacts == "created":
             told, offset = await self._look_at_newest(door, mark)
@@ -253,10 +257,11 @@ class Watch:
             connection.execute(_seen.update().where(here).values(signature=sa.bindparam("now")), changed)
 
     async def _write(self, work: Callable[[Connection], T]) -> T:
-        """`work` in a transaction of who holds the lease. Raises LeaseLost."""
+        """`work` in a transaction of who has held the lease all through this look: whoever stalled while another
+        looked would tell what is no longer so. Raises LeaseLost."""
 
         def with_lease(connection: Connection) -> T:
-            if not try_lead(connection, self._lease, self._owner, self._now(), LEASE_SECONDS):
+            if not keep_lead(connection, self._lease, self._owner, self._now(), LEASE_SECONDS):
                 raise LeaseLost
             return work(connection)
 

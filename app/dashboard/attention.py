@@ -96,6 +96,19 @@ def _of_webhooks(webhooks: Iterable[WebhookModel]) -> Iterator[Notice]:
             wrong = [callback for callback in webhook.callbacks if callback.state is state]
             if wrong:
                 yield _of_callbacks(webhook.name, state, wrong)
+        yield from _of_silence(webhook)
+
+
+def _of_silence(webhook: WebhookModel) -> Iterator[Notice]:
+    since = {c.type: c.rhythm.silent_since for c in webhook.callbacks if c.rhythm and c.rhythm.state == "silent"}
+    if not since:
+        return
+    last = max((moment for moment in since.values() if moment is not None), default=None)
+    told = f" since {last:%Y-%m-%d %H:%M} UTC" if last is not None else ""
+    text = f"Nothing came{told}, though by the past weeks or the setting something should have."
+    setting = f"JETHOOK_WEBHOOKS__{webhook.name.upper()}__SILENT_AFTER_SECONDS"
+    look = Button("Details", href=f"/dashboard/webhooks/{quote(webhook.name)}")
+    yield Notice(Weight.WARN, f"{webhook.name}: {', '.join(since)} silent", text, [look], setting)
 
 
 def _of_callbacks(name: str, state: CallbackState, wrong: Sequence[CallbackModel]) -> Notice:

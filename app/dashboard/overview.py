@@ -25,7 +25,7 @@ from app.views import event_view
 
 MOST_COUNTED = 10_000  # of a sink's deliveries; more are shown as "10,000+"
 NEWEST = 8
-SILENT = timedelta(days=1)
+QUIET = timedelta(days=1)
 TABS = {**{name: SPANS[name][0] for name in SPANS}, **{name: history.SPANS[name][0] for name in LONG_SPANS}}
 
 
@@ -73,8 +73,12 @@ def _chart(desk: Desk, connection: Connection, span: str, now: datetime) -> Char
 
 
 def health_of(callback: CallbackModel, now: datetime) -> str:
-    """One word for a callback; `silent` is one that is well and has brought nothing for a day."""
-    if callback.state is CallbackState.OK:
-        heard = callback.last_event_at
-        return "ok" if heard is not None and now - heard < SILENT else "silent"
-    return callback.state.value
+    """One word for a callback. Of one that is well: `silent` where something should have come; `quiet` where nothing is
+    expected yet and nothing came for a day."""
+    if callback.state is not CallbackState.OK:
+        return callback.state.value
+    state = callback.rhythm.state if callback.rhythm is not None else "learning"
+    if state == "silent":
+        return state
+    heard = callback.last_event_at
+    return "ok" if state == "heard" or (heard is not None and now - heard < QUIET) else "quiet"

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from sqlalchemy.engine import Connection
@@ -39,6 +39,9 @@ from app.operator_events import Change, Herald
 from app.settings import SinkSettings
 from app.views import EVENT_COLUMNS
 
+if TYPE_CHECKING:  # an extra
+    from app.tracing.tracer import Tracer
+
 log = structlog.get_logger(__name__)
 
 HELD_AT_LEAST = 1000  # deliveries of one sink and priority in memory; the others wait in the table
@@ -58,6 +61,7 @@ class Outbox(Protocol):
     metrics: Metrics
     herald: Herald
     address_rules: AddressRules
+    tracer: Tracer | None
     sink_results: dict[str, dict[str, Any]]
 
     def record(self, report: Report) -> None:
@@ -86,6 +90,7 @@ class SinkRunner:
         self._outbox = outbox
         self._clock = clock
         self._requests = RequestMaker(sink)
+        self._tracer = outbox.tracer
         self._bucket = TokenBucket(sink.rate_per_second) if sink.rate_per_second is not None else None
         self._sender: SinkSender | None = None
         self._ready: dict[int, deque[Parcel]] = {priority: deque() for priority in Priority}
@@ -348,7 +353,15 @@ class SinkRunner:
             log.error("delivery.not_made", webhook_id=parcel.webhook_id, sink=self.name, error=type(error).__name__)  # noqa: TRY400
             text = f"the request cannot be made: {type(error).__name__}"
             return AttemptResult(AttemptOutcome.INVALID, None, text, 0.0, is_our_fault=True)
-        return await self._sender.send(body, headers)
+        if self._tracer is None:
+            return await self._sender.send(body, headers)
+        return await self._traced(self._sender, parcel, body, headers)
+
+    async def _traced(self, sender: SinkSender, parcel: Parcel, body: bytes, headers: dict[str, str]) -> AttemptResult:
+        assert self._tracer is not None
+        ids = [job.event_id for job in parcel.jobs]
+        number = parcel.attempt_count + 1
+        return await self._tracer.attempt(self.name, ids, number, lambda trace: sender.send(body, {**headers, **trace}))
 
     async def test(self) -> dict[str, Any]:
         """Post a test event, over connections of its own."""

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from sqlalchemy.engine import Connection
@@ -32,6 +32,9 @@ from app.group_commit import GroupCommit, Lane
 from app.metrics import Metrics
 from app.operator_events import NOBODY, Herald
 from app.settings import SinkSettings
+
+if TYPE_CHECKING:  # an extra
+    from app.tracing.tracer import Tracer
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +56,9 @@ class Relay:
     def __init__(
         self, sinks: Mapping[str, SinkSettings], *, database: Database, commits: GroupCommit, metrics: Metrics,
         herald: Herald = NOBODY, address_rules: AddressRules = ONLY_ALWAYS,
+        tracer: Tracer | None = None,
     ) -> None:  # fmt: skip
+        self.tracer = tracer
         self.lease_token = secrets.token_hex(16)
         self._database = database
         # Before the claims: what is settled in the same transaction is not claimed again.

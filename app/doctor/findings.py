@@ -18,7 +18,7 @@ class Finding:
     """`about` is the part looked at, `subject` which one of several; no secret is in `text`."""
 
     level: Level
-    about: str  # settings, public_url, mailjet, callback, database, disk, clock, sink
+    about: str  # settings, public_url, mailjet, callback, database, disk, clock, sink, silence, completeness
     text: str
     setting: str | None = None
     subject: str | None = None

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
+from app.clock import utc_now
 from app.credentials import callback_passwords, load_secret_key, registered_passwords
 from app.db import Database
 from app.delivery.worker import Relay
-from app.doctor import callbacks, database, network, sinks
+from app.doctor import arrivals, callbacks, database, network, sinks
 from app.doctor.findings import Finding, failure, ok, skipped, warning
 from app.errors import DatabaseFault
 from app.group_commit import GroupCommit
@@ -22,12 +23,13 @@ from app.settings import Settings
 
 
 def examine(settings: Settings, *, send_test: bool = False) -> list[Finding]:
-    """In the order of the journey: settings, database, public URL, Mailjet, sinks."""
+    """In the order of the journey: settings, database, public URL, Mailjet, sinks, what came."""
     found = list(_settings(settings))
     opened, about_database = _database(settings)
     found += about_database
     try:
-        return found + asyncio.run(_ask_around(settings, opened, send_test=send_test))
+        found += asyncio.run(_ask_around(settings, opened, send_test=send_test))
+        return found + (arrivals.examine(settings, opened, utc_now()) if opened is not None else [])
     finally:
         if opened is not None:
             opened.close()

@@ -11,7 +11,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app import operator_events
+from app import ledger, operator_events
 from app.erasure.search import Finds, holds, without
 from app.errors import ErasureNotFound
 from app.filters import Unindexed
@@ -136,7 +136,7 @@ def quarantine_naming(connection: Connection, ids: Sequence[str], finds: Finds) 
 
 
 def delete_quarantine(connection: Connection, ids: Sequence[str]) -> int:
-    return connection.execute(sa.delete(_quarantine).where(_quarantine.c.id.in_(ids))).rowcount
+    return ledger.delete_quarantined(connection, _quarantine.c.id.in_(ids), Entry.ERASED)
 
 
 def erase_selections(connection: Connection, finds: Finds) -> int:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Connection
 
+from app import ledger
 from app.clock import to_micros, utc_now
 from app.db import Database
 from app.errors import Conflict, QuarantineNotFound
@@ -53,7 +54,7 @@ async def reprocess(database: Database, ingest: Ingest, id: str) -> Reprocessed:
         if isinstance(element, Reject):
             raise Conflict(f"still not an event: {element.reason}")
     accepted = await ingest.accept(entry.webhook, entry.body, now_micros=to_micros(utc_now()))
-    await database.run_write(lambda c: c.execute(sa.delete(_quarantine).where(_quarantine.c.id == id)))
+    await database.run_write(lambda c: ledger.delete_quarantined(c, _quarantine.c.id == id, ledger.Entry.ERASED))
     return Reprocessed(stored=accepted.stored, duplicates=accepted.duplicates)
 
 

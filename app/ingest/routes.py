@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from starlette.requests import Request
@@ -24,6 +24,9 @@ from app.ingest.auth import CallbackAuth, Verdict
 from app.ingest.service import Accepted, Ingest
 from app.mailjet.vocabulary import EVENT_TYPES
 from app.metrics import UNKNOWN, Metrics
+
+if TYPE_CHECKING:  # an extra
+    from app.tracing.tracer import Tracer
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +74,9 @@ class Receiver:
     def __init__(
         self, ingest: Ingest, auth: CallbackAuth, metrics: Metrics, *, max_body_bytes: int,
         stopping: Callable[[], bool] = lambda: False, body_seconds: float = BODY_SECONDS,
+        tracer: Tracer | None = None,
     ) -> None:  # fmt: skip
+        self._tracer = tracer
         self._ingest = ingest
         self._auth = auth
         self._metrics = metrics
@@ -138,7 +143,11 @@ class Receiver:
         body = await self._read(receive, length)
         now = now_micros()
         try:
-            accepted = await self._ingest.accept(webhook, body, now_micros=now)
+            if self._tracer is None:
+                accepted = await self._ingest.accept(webhook, body, now_micros=now)
+            else:
+                with self._tracer.post(webhook, scope["headers"]) as trace:
+                    accepted = await self._ingest.accept(webhook, body, now_micros=now, trace=trace)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or not self._stopping():

@@ -20,6 +20,7 @@ from app.mailjet.payloads import MailjetEvent, Reject, parse_events
 from app.operator_events import EVENT_QUARANTINED, NOBODY, Change, Herald
 from app.settings import WebhookSettings
 from app.suppressions.keeping import Keeper
+from app.tracing.book import TraceBook
 
 log = structlog.get_logger(__name__)
 
@@ -46,18 +47,19 @@ class Ingest:
     def __init__(
         self, webhooks: Mapping[str, WebhookSettings], *, matcher: Matcher, commits: GroupCommit, worker: Handover,
         observe: Callable[[int], None] = lambda events: None, herald: Herald = NOBODY, keeper: Keeper | None = None,
+        traces: TraceBook | None = None,
     ) -> None:  # fmt: skip
         self.webhooks = dict(webhooks)
         self._matcher = matcher
         self._worker = worker
         self._herald = herald
-        self._lane: Lane[Post, set[str]] = commits.lane(PostWriter(worker, observe, keeper))
+        self._lane: Lane[Post, set[str]] = commits.lane(PostWriter(worker, observe, keeper, traces))
         self._hearers: dict[tuple[str, str], tuple[str, ...]] = {}
         self._waiting_bytes = 0
         self._waiting_events = 0
 
-    async def accept(self, webhook: str, body: bytes, *, now_micros: int) -> Accepted:
-        """Store what `body` holds and what it causes; returns only after the commit.
+    async def accept(self, webhook: str, body: bytes, *, now_micros: int, trace: str | None = None) -> Accepted:
+        """Store what `body` holds and what it causes; returns only after the commit. `trace` is what it came with.
 
         Raises Unavailable when too much waits already, TimeoutError when the database hangs, and whatever it raised.
         """
@@ -74,6 +76,7 @@ class Ingest:
             self._waiting_bytes -= size
         if not elements:
             return Accepted(0, 0, 0, 0, {})
+        post.trace = trace
         count = len(elements)
         self._waiting_bytes += size
         self._waiting_events += count

@@ -5,7 +5,7 @@ Runs as a lane of `app.group_commit`: all posts that wait are written with a few
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,11 @@ from sqlalchemy.engine import Connection
 
 from app import ledger
 from app.bell import Bell
-from app.db import insert_missing, insert_new
+from app.db import insert_missing, insert_new, insert_returning
 from app.dispatch.service import DELIVERY_COLUMNS, Handover, Job, delivery_key
 from app.models import Delivery, Event, Quarantined
 from app.suppressions.keeping import Keeper
+from app.tracing.book import TraceBook
 from app.views import EVENT_COLUMNS
 
 _events: sa.Table = Event.__table__  # type: ignore[attr-defined]
@@ -38,14 +39,17 @@ class Post:
     deliveries: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
     jobs: dict[str, list[Job]] = field(default_factory=dict)
     quarantined: list[tuple[Any, ...]] = field(default_factory=list)
+    trace: str | None = None
 
 
 class PostWriter:
     """The lane's work, see `LaneWork`; a post's result is the set of its event ids that were new."""
 
     def __init__(
-        self, worker: Handover, observe: Callable[[int], None] = lambda events: None, keeper: Keeper | None = None
-    ) -> None:
+        self, worker: Handover, observe: Callable[[int], None] = lambda events: None, keeper: Keeper | None = None,
+        traces: TraceBook | None = None,
+    ) -> None:  # fmt: skip
+        self._traces = traces
         self._worker = worker
         self._keeper = keeper or Keeper()
         self._bell = None if worker.lease_token else Bell()  # nobody here sends what is stored
@@ -65,17 +69,28 @@ class PostWriter:
         )  # fmt: skip
         if connection.dialect.name != "sqlite" and any(post.jobs for post in items):
             self._paused = self._worker.paused_sinks(connection)  # a pause on another replica holds for these too
-        insert_missing(connection, _quarantine, QUARANTINE_COLUMNS, [row for post in items for row in post.quarantined])
+        if self._traces is not None:
+            self._traces.store(connection, _traced(owners))
+        self._quarantine(connection, [row for post in items for row in post.quarantined])
         if owed and self._bell is not None:
             self._bell.ring(connection)
         self._keeper.record(connection, [rows[event_id] for event_id in new])
         return [{event_id for event_id in post.events if owners.get(event_id) is post} for post in items]
+
+    def _quarantine(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        if not rows:
+            return
+        by_id = {row[0]: row for row in rows}
+        new = insert_returning(connection, _quarantine, QUARANTINE_COLUMNS, [by_id[key] for key in sorted(by_id)])
+        ledger.record(connection, ledger.Entry.MADE, quarantined=[by_id[key][1:3] for key in new])
 
     def committed(self, items: Sequence[Post], results: Sequence[set[str]]) -> None:
         paused, self._paused = self._paused, {}
         self._worker.follow(paused)
         self._observe(sum(len(post.events) for post in items))
         for post, new in zip(items, results, strict=True):
+            if self._traces is not None:
+                self._traces.remember((event_id, post.trace) for event_id in new)
             for event_id, jobs in post.jobs.items():
                 for job in jobs:
                     if event_id in new:
@@ -89,6 +104,13 @@ class PostWriter:
             for jobs in post.jobs.values():
                 for job in jobs:
                     self._worker.release(job.sink)
+
+
+def _traced(owners: Mapping[str, Post]) -> Iterator[tuple[str, str]]:
+    """(event's id, trace) of new events that are owed to somebody."""
+    for event_id, post in owners.items():
+        if post.trace is not None and event_id in post.deliveries:
+            yield event_id, post.trace
 
 
 def _first_owner(posts: Sequence[Post], new: set[str]) -> dict[str, Post]:

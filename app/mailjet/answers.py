@@ -46,9 +46,11 @@ class Answer:
     def data(self) -> list[dict[str, Any]]:
         """The envelope's `Data`. Raises MailjetUnreadable; a `Count` above what is there means that some is missing."""
         envelope = self.json_object()
-        if not isinstance(envelope.get("Data"), list):
+        items: Any = envelope.get("Data")
+        if items is None and "Data" in envelope:
+            items = []
+        if not isinstance(items, list):
             raise self.unreadable(self.message() or "it is no JSON object with a list `Data`")
-        items: list[Any] = envelope["Data"]
         count = whole_number(envelope.get("Count"))
         if count is not None and count > len(items):
             raise self.unreadable(f"it says Count {count} and holds {len(items)}")
@@ -79,15 +81,16 @@ class Answer:
         return self.scrub("; ".join(_words(word) for word in words if word))
 
     def told(self) -> Told:
-        """The parts of a fault in any of the three shapes (v3, v3.1, v4)."""
+        """The parts of a fault in any of the three shapes (v3, v3.1, v4). `ErrorInfo` may hold the words, or an object
+        as text."""
         envelope = self.json_object()
-        code, message = envelope.get("ErrorCode"), envelope.get("ErrorMessage")
-        info, related = envelope.get("ErrorInfo"), envelope.get("ErrorRelatedTo")
+        code, info = envelope.get("ErrorCode"), _object(envelope.get("ErrorInfo"))
+        words = envelope.get("ErrorMessage") or (envelope.get("ErrorInfo") if not info else None)
         return Told(
-            message=self.scrub(message) if isinstance(message, str) else "",
+            message=self.scrub(words) if isinstance(words, str) else "",
             code=code if isinstance(code, str) else None,
-            related=tuple(name for name in related if isinstance(name, str)) if isinstance(related, list) else (),
-            info=info if isinstance(info, dict) else {},
+            related=tuple(texts(envelope.get("ErrorRelatedTo"))),
+            info=info,
         )
 
 
@@ -98,6 +101,21 @@ def whole_number(value: object) -> int | None:
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,20}", value):
         return int(value)
     return None
+
+
+def texts(value: object) -> list[str]:
+    """Those of a list; a text alone is one as well."""
+    parts = value if isinstance(value, list) else [value]
+    return [part for part in parts if isinstance(part, str) and part]
+
+
+def _object(value: object) -> dict[str, Any]:
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _words(value: object) -> str:

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 import httpx2
 
 from app.clock import utc_now
 from app.mailjet.answers import Answer, whole_number
-from app.mailjet.door import MAX_ANSWER_BYTES, PATIENT, Door, Observe, RetryPolicy
+from app.mailjet.door import MAX_ANSWER_BYTES, PATIENT, Closed, Door, Observe, RetryPolicy
 from app.mailjet.errors import (
     MailjetCredentialsRefused,
     MailjetDuplicate,
@@ -85,7 +84,7 @@ def slot_key(event_type: str, is_backup: bool) -> str:
     return f"{event_type}|{str(is_backup).lower()}"
 
 
-class MailjetClient:
+class MailjetClient(Closed):
     """The callbacks of one API key. Use it as an async context manager, or call `aclose()`.
 
     Parameters and errors as those of `Door`.
@@ -112,14 +111,6 @@ class MailjetClient:
 
     def __repr__(self) -> str:
         return f"<MailjetClient {self._connection!r}>"
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         await self._door.aclose()

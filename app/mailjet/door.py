@@ -67,7 +67,22 @@ class RetryPolicy:
 PATIENT = RetryPolicy()
 
 
-class Door:
+class Closed:
+    """An async context manager that calls `aclose()` at its end."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        raise NotImplementedError
+
+
+class Door(Closed):
     """Calls with one API key. Use it as an async context manager, or call `aclose()`; bound to one event loop.
 
     `timeout` is seconds for one HTTP call from start to end; `connection` is the name that error texts show. Every
@@ -108,14 +123,6 @@ class Door:
 
     def __repr__(self) -> str:
         return f"<Door {self.connection!r}>"
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         await self._http.aclose()

@@ -33,6 +33,7 @@ from app.mailjet.fields import (
     word_of,
 )
 from app.mailjet.pages import Page, Place, get_page
+from app.mailjet.vocabulary import as_id
 
 RESOURCE = "/v3/REST/campaigndraft"
 EDIT_MODES = {"tool2": "tool2", "html2": "html2", "mjml": "mjml"}
@@ -159,12 +160,20 @@ async def get_content(door: Door, draft_id: str) -> dict[str, Any]:
 async def create_draft(door: Door, properties: Mapping[str, Any]) -> dict[str, Any]:
     """Not repeated where it may have been made: nothing would tell the two apart."""
     answer = await door.change("create_draft", "POST", RESOURCE, dict(properties), again=False)
-    return answer.first() or {}
+    made = answer.first()
+    if made is None or as_id(made.get("ID")) is None:
+        raise answer.unreadable("it shows no draft with an ID")
+    return made
 
 
 async def update_draft(door: Door, draft_id: str, changes: Mapping[str, Any]) -> None:
     """304 says that it was so already."""
     await door.change("update_draft", "PUT", draft_path(draft_id), dict(changes))
+
+
+async def create_content(door: Door, draft_id: str, parts: Mapping[str, str]) -> None:
+    """The first content of a draft: POST, which would empty what is left out, has nothing to empty."""
+    await door.change("write_draft_content", "POST", draft_path(draft_id, "detailcontent"), dict(parts))
 
 
 async def write_content(door: Door, draft_id: str, parts: Mapping[str, str]) -> None:

@@ -142,8 +142,8 @@ def _given_id(value: Any) -> Any:
 
 
 def _given_flag(value: Any) -> Any:
-    found = value if isinstance(value, bool) else {"true": True, "false": False}.get(value)
-    if found is None:
+    found = {"true": True, "false": False}.get(value) if isinstance(value, str) else value
+    if not isinstance(found, bool):
         raise PydanticCustomError("bool_parsing", "must be true or false")
     return found
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from app.mailjet.answers import texts
 from app.mailjet.fields import Choice, Given, GivenNumber
 from app.mailjet.vocabulary import as_id, as_text
 
@@ -53,6 +54,12 @@ class Attachment(Given):
     content_id: str | None = Field(None, serialization_alias="ContentID", min_length=1, description="`ContentID`")
 
 
+def _check_size(files: list[Attachment]) -> list[Attachment]:
+    if sum(len(file.data) * 3 // 4 - file.data.count("=") for file in files) > MAX_ATTACHMENTS_BYTES:
+        raise PydanticCustomError("too_long", "must be at most 15 MB in all")
+    return files
+
+
 class Letter(Given):
     """One message to send."""
 
@@ -68,7 +75,9 @@ class Letter(Given):
     variables: dict[str, Any] | None = Field(
         None, serialization_alias="Variables", description="for the template (`Variables`)"
     )
-    attachments: list[Attachment] = Field([], description="`Attachments`, `InlinedAttachments`")
+    attachments: Annotated[list[Attachment], AfterValidator(_check_size)] = Field(
+        [], description="`Attachments`, `InlinedAttachments`: at most 15 MB in all"
+    )
     custom_id: str | None = Field(
         None, serialization_alias="CustomID", min_length=1, max_length=MAX_CUSTOM_ID,
         description="comes back in events; left out, one is made (`CustomID`)",
@@ -148,13 +157,20 @@ def parse_result(given: Any, custom_id: str, index: int, pointer_of: Any) -> Res
     result = given if isinstance(given, Mapping) else {}
     status = str(result.get("Status", "")).lower()
     if status == "success":
-        people = [who for kind in ("To", "Cc", "Bcc") for who in result.get(kind) or [] if isinstance(who, Mapping)]
+        people = [who for kind in ("To", "Cc", "Bcc") for who in _objects(result.get(kind))]
         return Result(status="accepted", custom_id=custom_id, recipients=[_receipt(who) for who in people])
     if status == "error":
-        faults = [fault for fault in result.get("Errors") or [] if isinstance(fault, Mapping)]
-        errors = [refusal for fault in faults for refusal in _refusals(fault, index, pointer_of)]
+        errors = [
+            refusal for fault in _objects(result.get("Errors")) for refusal in _refusals(fault, index, pointer_of)
+        ]
         return Result(status="refused", custom_id=custom_id, errors=errors)
     return Result(status="unknown", custom_id=custom_id)
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    """Those of a list; an object alone is one as well."""
+    parts = value if isinstance(value, list) else [value]
+    return [part for part in parts if isinstance(part, Mapping)]
 
 
 def _receipt(who: Mapping[str, Any]) -> Receipt:
@@ -165,9 +181,7 @@ def _receipt(who: Mapping[str, Any]) -> Receipt:
 
 
 def _refusals(fault: Mapping[str, Any], index: int, pointer_of: Any) -> list[Refusal]:
-    related = fault.get("ErrorRelatedTo")
-    names = [name for name in related if isinstance(name, str)] if isinstance(related, list) else []
-    pointers = [pointer_of(name) for name in names] or [""]
+    pointers = [pointer_of(name) for name in texts(fault.get("ErrorRelatedTo"))] or [""]
     message = as_text(fault.get("ErrorMessage")) or "Mailjet refuses it"
     code = as_text(fault.get("ErrorCode")) or "mailjet_refused"
     return [Refusal(pointer=f"/messages/{index}{pointer}", message=message, code=code) for pointer in pointers]

@@ -26,6 +26,7 @@ from app.mailjet.fields import (
     word_of,
 )
 from app.mailjet.pages import Page, Place, get_page
+from app.mailjet.vocabulary import as_text
 
 RESOURCE = "/v3/REST/message"
 # Without these the three are `""`.
@@ -111,12 +112,19 @@ async def get_message(door: Door, message_id: str) -> dict[str, Any]:
 
 async def get_history(door: Door, message_id: str) -> list[HistoryEntry]:
     """In Mailjet's order; empty for an unknown message, which Mailjet does not tell from one without history."""
-    items = (await door.ask("message_history", f"/v3/REST/messagehistory/{message_id}")).data()
-    return [_entry(item) for item in items]
+    return [_entry(item) for item in await list_history(door, message_id)]
+
+
+async def list_history(door: Door, message_id: str) -> list[dict[str, Any]]:
+    """The same as Mailjet sends it."""
+    try:
+        return (await door.ask("message_history", f"/v3/REST/messagehistory/{message_id}")).data()
+    except MailjetNotFound:
+        return []
 
 
 def _entry(item: dict[str, Any]) -> HistoryEntry:
-    kind = str(item.get("EventType", "")).lower()
+    kind = (as_text(item.get("EventType")) or "").lower()
     return HistoryEntry.model_validate({**item, "EventType": HISTORY_TYPES.get(kind, kind)})
 
 

@@ -72,6 +72,12 @@ class Cost(Shown):
     currency: Text = mailjet("Currency")
 
 
+def _cost(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return value
+    return {"Value": value} if as_text(value) or isinstance(value, float) else None
+
+
 def _status_word(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
@@ -88,7 +94,7 @@ class Sms(Shown):
     to: Text = mailjet("To")
     text: Text = mailjet("Text")
     parts: Number = mailjet("SMSCount", "SmsCount")
-    cost: Cost | None = mailjet("Cost")
+    cost: Annotated[Cost | None, BeforeValidator(_cost)] = mailjet("Cost")
     status: Annotated[str | None, word_of(STATUSES), BeforeValidator(_status_word)] = mailjet("Status")
     created_at: Moment = mailjet("CreationTS")
     sent_at: Moment = mailjet("SentTS")

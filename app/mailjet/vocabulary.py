@@ -12,6 +12,9 @@ from typing import Any
 
 EVENT_TYPES = ("sent", "open", "click", "bounce", "spam", "blocked", "unsub")
 
+ORIGIN_KEY = "jethook_origin"
+"""Of ours, in the payload of an event that no callback brought: where it was fetched from."""
+
 OUTCOMES = {
     "sent": "delivered",
     "open": "opened",

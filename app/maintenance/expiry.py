@@ -16,13 +16,14 @@ from sqlalchemy.engine import Connection
 from app import ledger
 from app.filters import Condition, Unindexed
 from app.ledger import Entry
-from app.models import Attempt, Delivery, DeliveryState, Event, Quarantined, Replay
-from app.partitions import Week
+from app.models import Attempt, Delivery, DeliveryState, Event, EventTrace, Quarantined, Replay
+from app.partitions import Week, first_id
 
 events: sa.Table = Event.__table__  # type: ignore[attr-defined]
 deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
 attempts: sa.Table = Attempt.__table__  # type: ignore[attr-defined]
 _quarantine: sa.Table = Quarantined.__table__  # type: ignore[attr-defined]
+_traces: sa.Table = EventTrace.__table__  # type: ignore[attr-defined]
 _replays: sa.Table = Replay.__table__  # type: ignore[attr-defined]
 
 Range = tuple[str, str]
@@ -103,7 +104,14 @@ def delete_quarantine(connection: Connection, before: datetime, most: int) -> in
     """At most `most` entries received before that time, the oldest first; the number deleted."""
     old = sa.select(_quarantine.c.id).where(_quarantine.c.received_at < before)
     chosen = old.order_by(_quarantine.c.received_at, _quarantine.c.id).limit(most)
-    return connection.execute(sa.delete(_quarantine).where(_quarantine.c.id.in_(chosen))).rowcount
+    return ledger.delete_quarantined(connection, _quarantine.c.id.in_(chosen), Entry.EXPIRED)
+
+
+def delete_traces(connection: Connection, before: datetime, most: int) -> int:
+    """Of events that happened before that time: nothing of them is sent any more."""
+    old = sa.select(_traces.c.event_id).where(_traces.c.event_id < first_id(before))
+    chosen = old.order_by(_traces.c.event_id).limit(most)
+    return connection.execute(sa.delete(_traces).where(_traces.c.event_id.in_(chosen))).rowcount
 
 
 def delete_replays(connection: Connection, before: datetime) -> int:

@@ -52,6 +52,16 @@ def try_lead(connection: Connection, name: str, owner: str, now: datetime, lease
     return connection.execute(taken).first() is not None
 
 
+def keep_lead(connection: Connection, name: str, owner: str, now: datetime, lease_seconds: float) -> bool:
+    """Renew the lease; False once another has held it since, even if it has run out again.
+
+    For work in steps, each judging by what the one before it saw.
+    """
+    mine = (_leases.c.name == name) & (_leases.c.owner == owner)
+    expires_at = now + timedelta(seconds=lease_seconds)
+    return connection.execute(_leases.update().where(mine).values(expires_at=expires_at)).rowcount == 1
+
+
 def release(connection: Connection, name: str, owner: str) -> bool:
     """Give the lease back at once, so that another need not wait; False if `owner` did not hold it."""
     deleted = connection.execute(sa.delete(_leases).where(_leases.c.name == name, _leases.c.owner == owner))

@@ -52,6 +52,8 @@ SLACK = 0.1  # of the days asked for: how much longer an event may wait for its 
 LOCK_TRIES = 5
 LOCK_PAUSE_SECONDS = 0.2
 PASSING_STATES = frozenset({"40001", "40P01", "55P03"})  # serialization, deadlock, a lock not had in time
+TRACES_STAY = timedelta(days=14)  # longer than any schedule of retries
+LEDGER_LINGERS = timedelta(days=7)  # until then a difference can be seen in its quarter of an hour
 QUARANTINE_ROWS = 20  # a body can be as large as a callback may be
 SEQS = 2000
 _WALKED, _SEEN, _LATE = "payload.id", "payload.seen_seq", "payload.late_seq"
@@ -313,12 +315,17 @@ class Retention:
         return await self._database.run_read(lambda c: redaction.get_mark(c, name))
 
     async def _clear_beside(self, now: datetime, pace: Pace, found: Report) -> None:
+        while await self._slice(lambda c: expiry.delete_traces(c, now - TRACES_STAY, pace.size), pace):
+            pass
         before = self._rules.first_cutoff(now)
         if before is None:
             return
         while gone := await self._slice(lambda c: expiry.delete_quarantine(c, before, QUARANTINE_ROWS), pace):
             found.rows["quarantine"] += gone
         found.rows["replays"] += await self._slice(lambda c: expiry.delete_replays(c, before), pace)
+        settled = ledger.slot_of(before - LEDGER_LINGERS)
+        while lines := await self._slice(lambda c: ledger.put_together(c, settled, pace.size), pace):
+            found.rows["ledger"] += lines
 
 
 def _goer(stop: asyncio.Event, may_lead: MayLead) -> Callable[[], Awaitable[None]]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, make_url
 
+from app.clock import utc_now
 from app.errors import DatabaseFault
 from app.models import Secret
 from app.move import source, target
@@ -57,7 +59,10 @@ def must_be_movable(url: str) -> None:
 class Move:
     """`tell` hears what is done, in words and in rows copied and rows checked: in the end twice `total`."""
 
-    def __init__(self, here: Connection, there: Connection, name: str) -> None:
+    def __init__(
+        self, here: Connection, there: Connection, name: str, *, now: Callable[[], datetime] = utc_now
+    ) -> None:
+        self._now = now
         self._here = here
         self._there = there
         self._name = name
@@ -74,6 +79,7 @@ class Move:
         """Raises DatabaseFault for a target that is not ours to fill, and what either database raises."""
         self._tell = tell
         places = target.begin(self._there, self._name)
+        target.make_weeks(self._there, source.weeks_of_events(self._here, self._now()))
         copied: dict[str, int] = {}
         for table in all_tables():
             cursor, rows = places.get(table.name, (None, 0))

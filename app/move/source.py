@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, make_url
@@ -16,9 +17,15 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import StaticPool
 
 from app.errors import DatabaseFault
+from app.ledger import next_slot, slot_start, slot_within
 from app.migrate import is_current
+from app.models import Event
 from app.move.tables import Row, all_tables, page_after, plain_columns, portable
+from app.partitions import AHEAD, WEEK, Week, week_of
 
+MOST_WEEKS = 520  # ten years; what is older lies in the default partition
+MILLISECOND = timedelta(milliseconds=1)
+_events: sa.Table = Event.__table__  # type: ignore[attr-defined]
 LOCK_SECONDS = 2.0  # a command that ends just now
 
 
@@ -75,6 +82,13 @@ def page(connection: Connection, table: sa.Table, cursor: list[object] | None, l
 def every_row(connection: Connection, table: sa.Table) -> Iterator[Row]:
     for row in connection.execute(sa.select(*plain_columns(table))):
         yield portable(row)
+
+
+def weeks_of_events(connection: Connection, now: datetime) -> list[Week]:
+    """Those in which events of ours happened, but none of before `MOST_WEEKS` or that is far ahead."""
+    slots = connection.execute(sa.select(slot_within(_events.c.id)).distinct()).scalars()
+    weeks = {week_of(end) for slot in slots for end in (slot_start(slot), slot_start(next_slot(slot)) - MILLISECOND)}
+    return sorted(week for week in weeks if now - MOST_WEEKS * WEEK <= week.start <= now + AHEAD)
 
 
 def last_number(connection: Connection, table: sa.Table) -> int:

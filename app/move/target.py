@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,10 +12,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, make_url
 
+from app import partitions
 from app.db import Database
 from app.errors import DatabaseFault
 from app.migrate import migrate
 from app.move.tables import Row, all_tables, plain_columns, portable
+from app.partitions import Week
 
 APPLICATION = "jethook move"
 
@@ -95,6 +97,13 @@ def _unfinished(connection: Connection, source: str) -> dict[str, tuple[list[Any
 
 def _has_rows(connection: Connection, table: sa.Table) -> bool:
     return connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is not None
+
+
+def make_weeks(connection: Connection, weeks: Iterable[Week]) -> None:
+    """Partitions for these weeks, so that nothing of them lies where a week is not dropped whole."""
+    for week in weeks:
+        with connection.begin():
+            partitions.make(connection, week)
 
 
 def take(connection: Connection, table: sa.Table, rows: Sequence[Row], cursor: list[Any]) -> None:

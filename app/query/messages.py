@@ -4,8 +4,8 @@ A message has few events, until somebody clicks a hundred thousand times: then t
 counts, times and state stay exact, since the database adds them up.
 
 Two webhooks of one connection may both have stored the same arrival, under ids of their own. The same raw text at
-another webhook is such a copy: it is counted and shown once, with the ids of all. Within one webhook ids keep repeats
-out.
+another of its webhooks is such a copy: it is counted and shown once, with the ids of all. Within one webhook ids keep
+repeats out.
 """
 
 from __future__ import annotations
@@ -108,9 +108,11 @@ def tally_statement(conditions: list[Condition]) -> sa.Select[Any]:
 
 
 def copied_tally_statement(conditions: list[Condition]) -> sa.Select[Any]:
-    """The same where there may be copies: each raw text counts once, whatever its webhook."""
+    """The same where there may be copies: each raw text counts once for a connection, whatever its webhook."""
     content = sa.func.coalesce(events.c.raw, sa.cast(events.c.id, sa.Text)).label("content")
-    once = sa.select(*_KIND, events.c.occurred_at, content).where(*conditions).distinct().subquery()
+    once = (
+        sa.select(*_KIND, events.c.occurred_at, events.c.connection, content).where(*conditions).distinct().subquery()
+    )
     alike = (once.c.type, once.c.outcome, once.c.permanent)
     times = sa.func.min(once.c.occurred_at), sa.func.max(once.c.occurred_at)
     return sa.select(*alike, sa.func.count(), *times).group_by(*alike)
@@ -136,10 +138,11 @@ def events_statement(conditions: list[Condition], limit: int) -> sa.Select[Any]:
 def _arrivals(connection: Connection, conditions: list[Condition], webhooks: int) -> list[Arrival]:
     """The first thousand, by time and id. Each has at most one copy at each webhook, so enough rows are read."""
     rows = connection.execute(events_statement(conditions, MAX_EVENTS * webhooks)).mappings()
-    alike: dict[tuple[Any, str], list[Row]] = {}
+    alike: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         # A mapping of SQLAlchemy's own would look each name up again and again.
-        alike.setdefault((row["occurred_at"], row["raw"] or row["id"]), []).append(dict(row))
+        key = row["connection"], row["occurred_at"], row["raw"] or row["id"]
+        alike.setdefault(key, []).append(dict(row))
     found = [_arrival(copies) for copies in alike.values()][:MAX_EVENTS]
     return sorted(found, key=lambda arrival: str(arrival.row["id"]))
 

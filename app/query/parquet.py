@@ -17,7 +17,7 @@ GROUP_ROWS = 10_000
 GROUP_BYTES = 8 * 1024 * 1024
 COMPRESSION = "zstd"
 
-COLUMNS = (*(name for name in VIEW_COLUMNS if name != "raw"), "payload", "details", "raw")
+COLUMNS = (*(name for name in VIEW_COLUMNS if name != "raw"), "payload", "origin", "details", "raw")
 MOMENTS = ("occurred_at", "received_at")
 TRUTHS = ("test", "permanent", "automated")
 

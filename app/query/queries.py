@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from app import ledger
 from app.filters import DeliveryQuery, EventQuery, QuarantineQuery, quarantine_conditions
 from app.models import Attempt, AttemptOutcome, Quarantined
 from app.query.cursor import Position
@@ -115,7 +116,7 @@ def find_quarantined(connection: Connection, quarantine_id: str) -> Row | None:
 
 def delete_quarantined(connection: Connection, quarantine_id: str) -> bool:
     """Whether there was one."""
-    return connection.execute(sa.delete(quarantine).where(quarantine.c.id == quarantine_id)).rowcount > 0
+    return ledger.delete_quarantined(connection, quarantine.c.id == quarantine_id, ledger.Entry.ERASED) > 0
 
 
 def _first(connection: Connection, statement: sa.Select[Any]) -> Row | None:

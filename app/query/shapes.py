@@ -67,6 +67,7 @@ class EventModel(BaseModel):
                 "reason_group": "recipient",
                 "automated": None,
                 "automated_rule": None,
+                "origin": None,
                 "details": {"comment": "550 5.1.1 user unknown", "blocked": False},
                 "raw": {"event": "bounce", "time": 1777802400, "MessageID": 19421777835146490},
             }
@@ -99,6 +100,9 @@ class EventModel(BaseModel):
     )
     automated_rule: str | None = Field(
         description="the rule that decided; an image proxy that fetches for a person has one too. Null: none did"
+    )
+    origin: str | None = Field(
+        None, description="`backfill` where no callback brought it and it was fetched from Mailjet; else null"
     )
     details: dict[str, Any] = Field(description="everything else Mailjet sent")
     raw: dict[str, Any] | None = Field(

@@ -124,13 +124,14 @@ class Action:
     def detail(self) -> str:
         """`describe` without the place."""
         target = shown_url(str(self.changes["Url"])) if "Url" in self.changes else None
+        unasked = "asks for this backup" if self.backup else "watches this type"
         details = {
             Kind.CREATE: f"register {target}",
             Kind.UPDATE: f"change {', '.join(self.changes)}" + (f" to {target}" if target else ""),
             Kind.REPLACE: f"replace {self.found_url} by {target} and remember it",
             Kind.KEEP: f"is registered for webhook {self.webhook!r}",
             Kind.CONFLICT: f"held by {self.found_url}, which is not ours, and kept",
-            Kind.LEFTOVER: f"{self.found_url} is ours, but no webhook watches this type any more",
+            Kind.LEFTOVER: f"{self.found_url} is ours, but no webhook {unasked} any more",
             Kind.DELETE: f"remove {self.found_url}",
             Kind.RESTORE: f"put back {target}",
         }

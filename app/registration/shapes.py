@@ -12,6 +12,7 @@ from app.clock import rfc3339
 from app.registration.plan import Slot, SlotKey, callback_url
 from app.registration.queries import CallbackState, Checked
 from app.settings import Settings, mask_url
+from app.silence.queries import Expected
 
 FINE = (CallbackState.OK, CallbackState.SHARED)
 
@@ -29,6 +30,7 @@ EXAMPLE: dict[str, Any] = {
             "held_by": "newsletters",
             "mailjet_id": "90001",
             "last_event_at": "2026-05-03T10:00:01.123456Z",
+            "rhythm": {"state": "heard", "expected_by": "2026-05-03T12:30:00Z", "silent_since": None},
             "checked_at": "2026-05-03T10:04:00Z",
             "error": None,
         },
@@ -39,6 +41,7 @@ EXAMPLE: dict[str, Any] = {
             "held_by": None,
             "mailjet_id": "90002",
             "last_event_at": None,
+            "rhythm": {"state": "learning", "expected_by": None, "silent_since": None},
             "checked_at": "2026-05-03T10:04:00Z",
             "error": None,
         },
@@ -51,6 +54,19 @@ Moment = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 LastEventAt = Callable[[str, str], datetime | None]
+
+
+class RhythmModel(BaseModel):
+    """Whether events of a type come to a webhook as they used to."""
+
+    model_config = ConfigDict(title="Rhythm")
+
+    state: Literal["heard", "silent", "learning", "off"] = Field(
+        description="`silent`: nothing came when something should have. `learning`: too little came so far to expect"
+        " anything. `off`: the setting says never to tell"
+    )
+    expected_by: Moment | None = Field(description="by when something should come, by the past weeks or the setting")
+    silent_since: Moment | None = Field(description="while `silent`, when the last event happened")
 
 
 class CallbackModel(BaseModel):
@@ -73,6 +89,7 @@ class CallbackModel(BaseModel):
         description="when the newest event of this type came to this webhook; null for a backup, which another"
         " installation receives"
     )
+    rhythm: RhythmModel | None = Field(None, description="null for a backup")
     checked_at: Moment | None = Field(description="when this was last looked at")
     error: str | None = Field(description="what failed, for people")
 
@@ -113,8 +130,10 @@ def webhook_view(
     slots: Sequence[Slot],
     checked: Mapping[SlotKey, Checked],
     last_event_at: LastEventAt,
+    expected: Mapping[tuple[str, str], Expected],
 ) -> WebhookModel:
-    """The webhook of contract shape. `slots` are all of the settings, `checked` what its connection holds."""
+    """The webhook of contract shape. `slots` are all of the settings, `checked` what its connection holds, `expected`
+    by webhook and type."""
     webhook = settings.effective_webhooks[name]
     is_off = not settings.public_url or not settings.effective_connections[webhook.connection].has_keys
     watched = [slot for slot in slots if slot.connection == webhook.connection and name in slot.watchers]
@@ -125,6 +144,9 @@ def webhook_view(
         if not is_off and (row := checked.get(slot.key)) is not None and row.holder == slot.holder
     }
     fine = all(slot.key in known and known[slot.key].state in FINE for slot in watched)
+    rhythms: Mapping[str, RhythmModel] = {
+        t: _rhythm(webhook.silent_after(t), expected.get((name, t))) for t in webhook.events
+    }
     url = settings.public_url and mask_url(callback_url(settings.public_url, settings.instance, "***", name))
     return WebhookModel(
         name=name,
@@ -132,13 +154,14 @@ def webhook_view(
         events=list(webhook.events),
         callback_url=url,
         registration="off" if is_off else "ok" if fine else "degraded",
-        callbacks=list(_callbacks(name, watched, known, last_event_at)),
+        callbacks=list(_callbacks(name, watched, known, last_event_at, rhythms)),
     )
 
 
 def _callbacks(
-    name: str, watched: Sequence[Slot], known: Mapping[SlotKey, Checked], last_event_at: LastEventAt
-) -> Iterator[CallbackModel]:
+    name: str, watched: Sequence[Slot], known: Mapping[SlotKey, Checked], last_event_at: LastEventAt,
+    rhythms: Mapping[str, RhythmModel],
+) -> Iterator[CallbackModel]:  # fmt: skip
     for slot in watched:
         row = known.get(slot.key)
         newest = None if slot.backup else last_event_at(name, slot.type)
@@ -150,9 +173,19 @@ def _callbacks(
             held_by=held_by,
             mailjet_id=row.mailjet_id if row else None,
             last_event_at=newest,
+            rhythm=None if slot.backup else rhythms[slot.type],
             checked_at=row.checked_at if row else None,
             error=error,
         )
+
+
+def _rhythm(limit_seconds: float | None, expected: Expected | None) -> RhythmModel:
+    if limit_seconds == 0:
+        return RhythmModel(state="off", expected_by=None, silent_since=None)
+    if expected is None or expected.expected_by is None:
+        return RhythmModel(state="learning", expected_by=None, silent_since=None)
+    state: Literal["silent", "heard"] = "heard" if expected.silent_since is None else "silent"
+    return RhythmModel(state=state, expected_by=expected.expected_by, silent_since=expected.silent_since)
 
 
 def _found(name: str, slot: Slot, row: Checked | None) -> tuple[CallbackState, str | None, str | None]:

@@ -83,9 +83,11 @@ def _judge_by_time(connection: Connection, facts: Sequence[Fact]) -> dict[int, F
 
 
 def related_statement(message_ids: Sequence[str]) -> sa.Select[Any]:
-    """The events of some messages that the verdict by time depends on."""
-    types = sorted({"sent", *JUDGED_TYPES})
-    return sa.select(*FACT_COLUMNS).where(events.c.message_id.in_(message_ids), Unindexed(events.c.type).in_(types))
+    """The events of some messages that the verdict by time depends on. An open that was redacted keeps its verdict:
+    it was counted with an address that nobody knows any more, and so cannot be taken out again."""
+    judged = sa.and_(Unindexed(events.c.type).in_(sorted(JUDGED_TYPES)), events.c.raw.is_not(None))
+    matters = sa.or_(Unindexed(events.c.type) == "sent", judged)
+    return sa.select(*FACT_COLUMNS).where(events.c.message_id.in_(message_ids), matters)
 
 
 def too_soon(related: Iterable[Fact]) -> list[Fact]:

@@ -1,7 +1,8 @@
 """Statistics made anew from the events, a day in one transaction.
 
-Days of which events were deleted for their age cannot be counted again: where fewer events are kept than were counted,
-the day stays as it is. So nothing is lost, and a day that was counted too high is not mended by this.
+Days of which events were deleted or redacted for their age cannot be counted again: where fewer events are kept whole
+than were counted, the day stays as it is. So nothing is lost, and a day that was counted too high is not mended by
+this.
 """
 
 from __future__ import annotations
@@ -80,12 +81,12 @@ def _id_of(day: int) -> str:
 
 
 def _rebuild_day(connection: Connection, day: int, known: KnownCells) -> int | None:
-    """How many events were counted; None where fewer are kept than were counted."""
+    """How many events were counted; None where fewer are kept, with whom they are about, than were counted."""
     known.pending = set()
     progress = lock_progress(connection)
     place = (counts.c.view == int(View.TOTAL), counts.c.unit == int(Unit.DAY), counts.c.start == day)
     counted = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(counts.c.count), 0)).where(*place)).scalar_one()
-    kept = sa.select(sa.func.count()).select_from(events).where(*_of_day(day, progress))
+    kept = sa.select(sa.func.count()).select_from(events).where(*_of_day(day, progress), events.c.raw.is_not(None))
     if connection.execute(kept).scalar_one() < counted:
         return None
     _clear(connection, day)

@@ -19,6 +19,7 @@ from app.settings.values import (
     SecondsOrNone,
     Secrets,
     SigningSecret,
+    by_event_type,
     check_allowable,
     check_base_url,
     check_condition,
@@ -74,9 +75,18 @@ class WebhookSettings(_Group):
     backup_url: Annotated[str | None, AfterValidator(lambda v: v and check_public_url(v))] = Field(
         None, description="base URL of a standby; registered in Mailjet's backup slot"
     )
+    silent_after_seconds: Annotated[dict[EventType, SecondsOrNone], BeforeValidator(by_event_type)] = Field(
+        {},
+        description="time without an event that is told as silence: for every type, or by type as"
+        ' `{"sent": 3600, "spam": 0}`; 0: never; unset: learned from the past weeks',
+    )
     passwords: Secrets = Field(
         (), description="callback passwords; the first is registered, all are accepted; unset: derived"
     )
+
+    def silent_after(self, event_type: str) -> float | None:
+        """Seconds; 0: never; None: to be learned."""
+        return next((seconds for name, seconds in self.silent_after_seconds.items() if name == event_type), None)
 
 
 class WatchSettings(_Group):
@@ -206,6 +216,9 @@ class Settings(BaseModel):
     )
     register_every_seconds: SecondsOrNone = Field(
         300.0, description="how often callbacks are checked; 0: at start only"
+    )
+    completeness_every_seconds: SecondsOrNone = Field(
+        21_600.0, description="how often Mailjet is asked what it counted, to compare; 0: never"
     )
     retention_days: float = Field(
         90,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast, get_args, get_origin
+from typing import get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -63,7 +63,7 @@ def group_of(field: FieldInfo) -> type[BaseModel] | None:
     if get_origin(field.annotation) is not dict:
         return None
     value = get_args(field.annotation)[1]
-    return cast("type[BaseModel]", value) if issubclass(value, BaseModel) else None
+    return value if isinstance(value, type) and issubclass(value, BaseModel) else None
 
 
 def attributes_of(model: type[BaseModel]) -> dict[str, str]:
@@ -106,7 +106,7 @@ def _shown(value: object, *, plain: bool = False) -> str:
     if isinstance(value, tuple):
         return ",".join(_shown(part, plain=plain) for part in value)
     if isinstance(value, dict):
-        return ",".join(f"{key}=***" for key in value)
+        return ",".join(f"{key}={_shown(part)}" for key, part in value.items())
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, str) and "://" in value:

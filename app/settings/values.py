@@ -44,6 +44,14 @@ def json_object(value: object) -> object:
         raise ValueError(f"must be a JSON object: {error}") from None
 
 
+def by_event_type(value: object) -> object:
+    """One number for every type, or a JSON object with one for each."""
+    try:
+        return dict.fromkeys(EVENT_TYPES, float(value)) if isinstance(value, str | int | float) else value
+    except ValueError:
+        return json_object(value)
+
+
 def _http_url(value: str) -> str:
     try:
         parts = urlsplit(value)

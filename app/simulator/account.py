@@ -4,6 +4,7 @@ Tests read and fill the tables directly. Rows are objects as Mailjet answers wit
 """
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,6 +33,8 @@ class Account:
     messages: dict[int, Object] = field(default_factory=dict)
     histories: dict[int, list[Object]] = field(default_factory=dict)  # by message
     sms: list[Object] = field(default_factory=list)
+    happened: deque[Object] = field(default_factory=lambda: deque(maxlen=10_000))  # events that nobody has posted yet
+    has_counters: bool = True  # accounts from before April 2018 may have none
     _ids: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:

@@ -23,10 +23,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from app.simulator import mails, newsletters, people, texts
+from app.simulator import counters, mails, newsletters, people, texts
 from app.simulator.account import Account
 from app.simulator.callbacks import TYPE_NUMBERS, Callback, CallbackError, CallbackTable
-from app.simulator.replies import FlatError, error_content, number, to_json
+from app.simulator.replies import FlatError, Object, error_content, number, to_json
 from app.simulator.replies import envelope as to_envelope
 from app.simulator.replies import error as to_error
 from app.simulator.server import DROP_EXTENSION
@@ -45,6 +45,7 @@ RESOURCES = {
     "contactslist": people.contacts_list,
     "message": mails.message,
     "messagehistory": mails.history,
+    "statcounters": counters.counters,
     "campaigndraft": newsletters.draft,
     "campaign": newsletters.campaign,
 }
@@ -150,6 +151,13 @@ class StandInMailjet:
     def account(self) -> Account:
         """What the first API key holds."""
         return self.accounts[next(iter(self.keys))]
+
+    def take_events(self) -> list[Object]:
+        """What happened to the messages that were sent through the first API key since the last time, to be posted."""
+        with self._lock:
+            taken = list(self.account.happened)
+            self.account.happened.clear()
+        return taken
 
     @property
     def requests(self) -> list[ApiRequest]:

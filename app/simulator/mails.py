@@ -61,8 +61,19 @@ def _accept(account: Account, message: Object, who: Object, sandbox: bool) -> Ob
         {"EventAt": int(account.now().timestamp()), "EventType": "sent", "State": "", "Comment": "", "Useragent": "",
          "UseragentID": 0}
     ]  # fmt: skip
+    account.happened.append(_sent(account, message, row))
     href = f"https://api.mailjet.com/v3/REST/message/{row['ID']}"
     return {"Email": who["Email"], "MessageUUID": row["UUID"], "MessageID": row["ID"], "MessageHref": href}
+
+
+def _sent(account: Account, message: Object, row: Object) -> Object:
+    """The event of a message that arrived."""
+    return {
+        "event": "sent", "time": int(account.now().timestamp()), "MessageID": row["ID"], "Message_GUID": row["UUID"],
+        "email": row["ContactAlt"], "mj_campaign_id": 0, "mj_contact_id": row["ContactID"],
+        "customcampaign": message.get("CustomCampaign", ""), "CustomID": row["CustomID"],
+        "Payload": message.get("EventPayload", ""), "smtp_reply": "sent (250 2.0.0 OK)",
+    }  # fmt: skip
 
 
 def _fault_of(account: Account, message: Object) -> tuple[str, int, str, list[str]] | None:

@@ -163,10 +163,11 @@ def beginning(reason: SuppressionReason, facts: Iterable[Fact], policy: Policy) 
 
 
 def _without_copies(facts: Iterable[Fact]) -> Iterable[tuple[int, str]]:
-    """(time, event) of each arrival. One that two webhooks have stored is the same message at the same time."""
-    found: dict[tuple[int, str], str] = {}
+    """(time, event) of each arrival. One that two webhooks have stored is the same message at the same time; without a
+    MessageID, the address at the same time."""
+    found: dict[tuple[int, str | None], str] = {}
     for fact in facts:
-        arrival = fact.at, fact.message or fact.event_id
+        arrival = fact.at, fact.message
         found[arrival] = min(fact.event_id, found.get(arrival, fact.event_id))
     return [(at, event_id) for (at, _), event_id in found.items()]
 

@@ -108,8 +108,11 @@ def soft_bounces_of(connection: Connection, email: str, first: int, last: int) -
     return [Fact(email, SuppressionReason.SOFT_BOUNCES, None, to_micros(at), id, message) for id, at, message in rows]
 
 
-def known_events(connection: Connection, ids: Collection[str]) -> set[str]:
-    return {row[0] for row in _for_each(connection, "SELECT id FROM events WHERE id IN ({})", ids)}
+def telling_events(connection: Connection, ids: Collection[str]) -> set[str]:
+    """Those that are stored, and still tell whom they are about."""
+    return {
+        row[0] for row in _for_each(connection, "SELECT id FROM events WHERE email IS NOT NULL AND id IN ({})", ids)
+    }
 
 
 def _for_each(connection: Connection, sql: str, values: Collection[str]) -> Iterator[tuple[Any, ...]]:
@@ -167,9 +170,9 @@ def note_spellings(connection: Connection, emails: Iterable[str | None]) -> None
 
 
 def drop_unused_spellings(connection: Connection) -> int:
-    """Those of addresses that no event bears any more; for who has deleted events. How many they were."""
-    used = sa.exists().where(events.c.email == spellings.c.email)
-    return connection.execute(sa.delete(spellings).where(sa.not_(used))).rowcount
+    """Those of addresses that nothing tells of any more; for who has deleted events. How many they were."""
+    used = [sa.exists().where(table.c.email == spellings.c.email) for table in (events, suppressions, acts)]
+    return connection.execute(sa.delete(spellings).where(sa.not_(sa.or_(*used)))).rowcount
 
 
 def forget(connection: Connection, email: str, *, digest: str, keep: bool) -> dict[str, int]:

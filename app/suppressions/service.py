@@ -37,11 +37,12 @@ def add(
     known = queries.entries_of(connection, [email]).get(place)
     if known is not None:
         return place, known, False
-    act = Act(0, False, scope_of(list_id), list_id, None, comment, to_micros(now))
-    queries.add_act(connection, email, act)
-    difference = settle(connection, [email], keeper.policy)
-    keeper.tell(connection, SUPPRESSION_ADDED, difference.added, now)
-    return place, difference.added[place], True
+    entry = Entry(to_micros(now), None, comment)
+    queries.add_act(connection, email, Act(0, False, scope_of(list_id), list_id, None, comment, entry.since))
+    queries.note_spellings(connection, [email])
+    queries.put(connection, {place: entry})
+    keeper.tell(connection, SUPPRESSION_ADDED, {place: entry}, now)
+    return place, entry, True
 
 
 def lift(
@@ -57,10 +58,10 @@ def lift(
     facts, rows = queries.facts_of(connection, [email]), queries.entries_of(connection, [email])
     times = [to_micros(now), *(fact.at for fact in facts.get(email, ())), *(entry.since for entry in rows.values())]
     act = Act(0, True, scope, list_id, reason, comment, to_micros(now), max(times))
-    ended: Entries = {}
-    if any(act.lifts((kind, of_list)) for _, kind, of_list in rows):
+    ended = {place: entry for place, entry in rows.items() if act.lifts(place[1:])}
+    if ended:
         queries.add_act(connection, email, act)
-        ended = settle(connection, [email], keeper.policy).removed
+        queries.remove(connection, ended)
     for (kind, of_list), since in queries.remove_hashed(connection, digest(email), act):
         ended.setdefault((email, kind, of_list), Entry(since, None))
     keeper.tell(connection, SUPPRESSION_REMOVED, ended, now, comment=comment)
@@ -70,8 +71,9 @@ def lift(
 def settle(connection: Connection, emails: Collection[str], policy: Policy) -> Difference:
     """Make the rows of these addresses what all their stored events and acts come to. Holds the lock alone.
 
-    A row whose event is gone, as retention deletes old ones, stays: nothing else tells of it any more. So it does where
-    the policy has changed since; a lift ends it. Rows of people who were erased have no address and are never met here.
+    A row whose event is gone or redacted, as retention does to old ones, stays: nothing else tells of it any more. So
+    it does where the policy has changed since; a lift ends it. Rows of people who were erased have no address and are
+    never met here.
     """
     queries.lock_alone(connection)
     rows = queries.entries_of(connection, emails)
@@ -89,10 +91,10 @@ def settle(connection: Connection, emails: Collection[str], policy: Policy) -> D
 def _without_events(
     connection: Connection, rows: Mapping[Place, Entry], facts: Mapping[str, Sequence[Fact]]
 ) -> dict[str, dict[Key, Entry]]:
-    """Rows that name an event which is not stored any more, by address."""
+    """Rows that name an event which is not stored any more, or tells of nobody, by address."""
     told = {fact.event_id for group in facts.values() for fact in group}
     named = {entry.event_id for entry in rows.values() if entry.event_id is not None} - told
-    gone = named - queries.known_events(connection, named)
+    gone = named - queries.telling_events(connection, named)
     found: dict[str, dict[Key, Entry]] = {}
     for (email, reason, list_id), entry in rows.items():
         if entry.event_id in gone:

@@ -9,7 +9,7 @@ import gzip
 import io
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,28 +97,33 @@ class Importer:
         self._on_fault(number, text)
 
     def _store(self, batch: list[Row], now_micros: int) -> None:
-        rows = {row[_ID]: row for row in batch}
-        # In order of id, as ingest does: two that store the same events never wait for each other in a circle.
-        ordered = [rows[event_id] for event_id in sorted(rows)]
-        stored, owed = self._database.write(lambda connection: self._write(connection, ordered, now_micros))
+        stored, owed = self._database.write(lambda connection: store_rows(
+            connection, batch, matcher=self._matcher, keeper=self._keeper, now_micros=now_micros
+        ))  # fmt: skip
         self.report.lines += len(batch)
         self.report.stored += stored
         self.report.duplicates += len(batch) - stored
         self.report.deliveries += owed
         self._on_progress(self.report)
 
-    def _write(self, connection: Connection, rows: list[Row], now_micros: int) -> tuple[int, int]:
-        """(events stored, deliveries owed) by one transaction."""
-        new = insert_new(connection, _events, EVENT_COLUMNS, rows)
-        stored = [row for row in rows if row[_ID] in new]
-        owed = [] if self._matcher is None else [d for row in stored for d in _owed(self._matcher, row, now_micros)]
-        insert_missing(connection, _deliveries, DELIVERY_COLUMNS, owed)
-        ledger.record(
-            connection, ledger.Entry.MADE, events=((row[_ID], row[_WEBHOOK]) for row in stored),
-            deliveries=map(delivery_key, owed),
-        )  # fmt: skip
-        self._keeper.record(connection, [row for row in stored if row[_WEBHOOK] != operator_events.WEBHOOK])
-        return len(stored), len(owed)
+
+def store_rows(
+    connection: Connection, rows: Iterable[Row], *, matcher: Matcher | None, keeper: Keeper, now_micros: int
+) -> tuple[int, int]:
+    """Store what is not there, and what it causes; (events stored, deliveries owed)."""
+    # In order of id, as ingest does: two that store the same events never wait for each other in a circle.
+    unique = {row[_ID]: row for row in rows}
+    ordered = [unique[event_id] for event_id in sorted(unique)]
+    new = insert_new(connection, _events, EVENT_COLUMNS, ordered)
+    stored = [row for row in ordered if row[_ID] in new]
+    owed = [] if matcher is None else [d for row in stored for d in _owed(matcher, row, now_micros)]
+    insert_missing(connection, _deliveries, DELIVERY_COLUMNS, owed)
+    ledger.record(
+        connection, ledger.Entry.MADE, events=((row[_ID], row[_WEBHOOK]) for row in stored),
+        deliveries=map(delivery_key, owed),
+    )  # fmt: skip
+    keeper.record(connection, [row for row in stored if row[_WEBHOOK] != operator_events.WEBHOOK])
+    return len(stored), len(owed)
 
 
 def _owed(matcher: Matcher, row: Row, now_micros: int) -> list[tuple[Any, ...]]:

@@ -136,10 +136,61 @@ def upgrade() -> None:
         sqlite_where=sa.text("replay_id IS NOT NULL"),
     )
     op.create_table(
+        "backfills",
+        sa.Column("id", app.db.IdText(), nullable=False),
+        sa.Column("connection", sa.String(length=63), nullable=False),
+        sa.Column("since", app.db.UTCDateTime(), nullable=False),
+        sa.Column("until", app.db.UTCDateTime(), nullable=False),
+        sa.Column("types", sa.Text(), nullable=False),
+        sa.Column("deliver", sa.Boolean(), nullable=False),
+        sa.Column("rate_per_second", sa.Float(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("offset", sa.BigInteger(), nullable=False),
+        sa.Column("last_id", sa.String(length=20), nullable=False),
+        sa.Column("messages", sa.Integer(), nullable=False),
+        sa.Column("stored", sa.Integer(), nullable=False),
+        sa.Column("known", sa.Integer(), nullable=False),
+        sa.Column("deliveries", sa.Integer(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("created_at", app.db.UTCDateTime(), nullable=False),
+        sa.Column("finished_at", app.db.UTCDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_backfills")),
+    )
+    op.create_table(
+        "completeness",
+        sa.Column("day", sa.Integer(), nullable=False),
+        sa.Column("connection", sa.String(length=63), nullable=False),
+        sa.Column("type", sa.String(length=16), nullable=False),
+        sa.Column("expected", sa.BigInteger(), nullable=False),
+        sa.Column("stored", sa.BigInteger(), nullable=False),
+        sa.Column("checked_at", app.db.UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("day", "connection", "type", name=op.f("pk_completeness")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "completeness_looks",
+        sa.Column("connection", sa.String(length=63), nullable=False),
+        sa.Column("begun_on", sa.Integer(), nullable=False),
+        sa.Column("looked_at", app.db.UTCDateTime(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("connection", name=op.f("pk_completeness_looks")),
+    )
+    op.create_table(
         "ended_sessions",
         sa.Column("id", sa.String(length=22), nullable=False),
         sa.Column("expires_at", app.db.UTCDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ended_sessions")),
+    )
+    op.create_table(
+        "event_traces",
+        sa.Column(
+            "event_id",
+            app.db.IdText(),
+            nullable=False,
+        ),
+        sa.Column("traceparent", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("event_id", name=op.f("pk_event_traces")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "events",
@@ -227,6 +278,15 @@ def upgrade() -> None:
         sa.Column("requested_at", app.db.UTCDateTime(), nullable=False),
         sa.Column("erased_at", app.db.UTCDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_erasures")),
+    )
+    op.create_table(
+        "expectations",
+        sa.Column("webhook", sa.String(length=63), nullable=False),
+        sa.Column("type", sa.String(length=16), nullable=False),
+        sa.Column("expected_by", app.db.UTCDateTime(), nullable=True),
+        sa.Column("silent_since", app.db.UTCDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("webhook", "type", name=op.f("pk_expectations")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "kept_payloads",
@@ -512,6 +572,7 @@ def downgrade() -> None:
     op.drop_table("ledger")
     op.drop_table("leases")
     op.drop_table("kept_payloads")
+    op.drop_table("expectations")
     op.drop_table("erasures")
     op.drop_index("ix_events_webhook_type", table_name="events")
     op.drop_index(
@@ -545,7 +606,11 @@ def downgrade() -> None:
         sqlite_where=sa.text("campaign_id IS NOT NULL"),
     )
     op.drop_table("events")
+    op.drop_table("event_traces")
     op.drop_table("ended_sessions")
+    op.drop_table("completeness_looks")
+    op.drop_table("completeness")
+    op.drop_table("backfills")
     op.drop_index(
         "ix_deliveries_replay",
         table_name="deliveries",

@@ -13,11 +13,14 @@ from app import ledger
 from app.audit.service import Report, audit
 from app.db import Database
 from app.ledger import Entry
-from app.models import Delivery, Event
-from tests.factories import make_delivery, make_event
+from app.maintenance.expiry import delete_quarantine
+from app.models import Delivery, Event, Quarantined
+from app.query import queries
+from tests.factories import make_delivery, make_event, make_quarantined
 
 _events: sa.Table = Event.__table__  # type: ignore[attr-defined]
 _deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
+_quarantine: sa.Table = Quarantined.__table__  # type: ignore[attr-defined]
 MAY = datetime(2026, 5, 3, 12, 0, tzinfo=UTC)
 STATES = ("pending", "delivered", "dead", "cancelled")
 
@@ -70,7 +73,7 @@ def test_a_whole_one_adds_up_and_is_told_by_webhook_and_sink(database: Database)
     nothing_else = {"erased": 0, "expired": 0, "missing": 0, "unaccounted": 0}
     assert report["ok"] is True
     assert report["differences"] == []
-    assert report["webhooks"] == [{"webhook": "orders", "accepted": 6, "stored": 6} | nothing_else]
+    assert report["webhooks"] == [{"webhook": "orders", "accepted": 6, "stored": 6, "quarantined": 0} | nothing_else]
     crm = {"owed": 6, "pending": 2, "delivered": 2, "dead": 1, "cancelled": 1} | nothing_else
     assert report["sinks"] == [{"sink": "bi"} | crm, {"sink": "crm"} | crm]
     assert report["deliveries"]["owed"] == 12
@@ -181,3 +184,30 @@ def test_the_counts_come_from_indexes(database: Database) -> None:
         ).all()
 
     assert any("COVERING INDEX" in row[-1] for row in plan), plan
+
+
+def test_what_could_not_be_read_was_accepted_and_is_in_quarantine_or_was_taken_out(database: Database) -> None:
+    make(database, 2)
+    kept, deleted, expired = (make_quarantined(database, received_at=MAY + timedelta(days=n)) for n in (2, 1, 0))
+    assert database.write(lambda c: queries.delete_quarantined(c, deleted["id"]))
+    assert database.write(lambda c: delete_quarantine(c, MAY + timedelta(hours=1), 10)) == 1
+
+    report = look(database)
+
+    assert report.is_clean
+    told = report.events
+    assert {name: told[name] for name in ("accepted", "stored", "quarantined", "erased", "expired")} == {
+        "accepted": 5, "stored": 2, "quarantined": 1, "erased": 1, "expired": 1,
+    }  # fmt: skip
+    assert look(database, since=kept["received_at"]).events["accepted"] == 1
+    assert expired["id"] != kept["id"]
+
+
+def test_an_entry_of_quarantine_that_is_lost_is_a_difference(database: Database) -> None:
+    lost = make_quarantined(database, received_at=MAY)
+    drop(database, sa.delete(_quarantine).where(_quarantine.c.id == lost["id"]))
+
+    (difference,) = look(database).differences
+
+    assert (difference.kind, difference.webhook, difference.sink) == ("quarantined_missing", "orders", None)
+    assert (difference.expected, difference.found) == (1, 0)

@@ -64,7 +64,8 @@ def test_posts_with_repeats_test_events_and_two_webhooks(database: Database) -> 
 
     report = look(database)
     assert report.is_clean, report.differences
-    assert {w["webhook"]: w["accepted"] for w in report.webhooks} == {"news": BOUNCED, "orders": 61}
+    assert {w["webhook"]: w["accepted"] for w in report.webhooks} == {"news": BOUNCED, "orders": 62}
+    assert report.events["quarantined"] == 1
     assert owed(report)["crm"] == 60 + BOUNCED
 
 

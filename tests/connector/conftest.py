@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.connector.doors import Doors
@@ -84,10 +87,30 @@ def connector(server: LocalServer, database: Database) -> Connector:
     return connector_of(server, database)
 
 
+class Part:
+    """A part of the connector of the test that runs."""
+
+    connector: Connector
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(Part.connector, self._name), name)
+
+
+@cache
+def the_app() -> FastAPI:
+    """Built once: that takes longer than most tests do."""
+    parts = {name: Part(name) for name in ("doors", "subscriptions", "_sending", "_database")}
+    routes = Connector.build_router(cast("Connector", SimpleNamespace(**parts)), ApiKeys(["full"], ["read"]))
+    return app_of(routes)
+
+
 @pytest.fixture
 def client(connector: Connector) -> Iterator[TestClient]:
-    keys = ApiKeys(["full"], ["read"])
-    with TestClient(app_of(connector.build_router(keys)), headers={"authorization": "Bearer full"}) as opened:
+    Part.connector = connector
+    with TestClient(the_app(), headers={"authorization": "Bearer full"}) as opened:
         yield opened
         assert opened.portal is not None
         opened.portal.call(connector.doors.aclose)  # its connections belong to the client's event loop

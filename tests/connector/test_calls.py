@@ -80,6 +80,34 @@ def test_a_key_that_may_only_read_can_get_what_holds_no_secrets(client):
     )
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({"headers": {name: "DELETE"}} for name in ("X-HTTP-Method-Override", "x-http-method", "X-Method-Override")),
+        {"headers": {"X-Original-URL": "/v3/REST/apikey"}}, {"headers": {"x-mine": "1"}},
+        {"body": {"Name": "B"}}, {"body": ""},
+        *({"path": f"/v3/REST/contact{slash}apikey"} for slash in ("%2F", "%2f", "%5C", "%252f", "%25255C")),
+        {"path": "/v3/REST;x/apikey"}, {"path": "/v3/REST/%2561pikey"},
+    ],
+)  # fmt: skip
+def test_a_key_that_may_only_read_has_no_way_round_that(client, mailjet, more):
+    read = {"authorization": "Bearer read"}
+
+    refused = client.post(CALL, json={"path": "/v3/REST/contact"} | more, headers=read)
+
+    assert refused.status_code in (403, 422), refused.text
+    assert mailjet.requests == []
+
+
+def test_a_key_that_may_only_read_can_say_what_it_wants_to_read(client, mailjet):
+    headers = {"Accept": "text/csv", "accept-language": "fr", "content-type": "application/json", "X-Request-Id": "r1"}
+
+    call = {"path": "/v3/REST/contact/a%40example.com", "headers": headers, "query": {"Limit": 5}}
+    assert client.post(CALL, json=call, headers={"authorization": "Bearer read"}).status_code == 200
+
+    assert {name: last_call(mailjet).headers.get(name.lower()) for name in headers} == headers
+
+
 def test_a_mailjet_that_is_gone_is_told(client, server):
     server.stop()
 

@@ -42,6 +42,7 @@ def make(client, **more):
 def test_each_filter_of_drafts_reaches_mailjet(client, mailjet, query, reaches):
     assert data(client.get(f"{DRAFTS}?{query}")) == []
 
+    assert last_call(mailjet).path == "/v3/REST/campaigndraft"
     assert last_call(mailjet).query == PLAIN | reaches
 
 
@@ -65,6 +66,7 @@ def test_each_filter_of_drafts_reaches_mailjet(client, mailjet, query, reaches):
 def test_each_filter_of_campaigns_reaches_mailjet(client, mailjet, query, reaches):
     assert data(client.get(f"{CAMPAIGNS}?{query}")) == []
 
+    assert last_call(mailjet).path == "/v3/REST/campaign"
     assert last_call(mailjet).query == PLAIN | reaches
 
 

@@ -93,6 +93,18 @@ def test_what_mailjet_refuses_of_a_contact_is_told_in_our_names(client):
     assert refusal(client.get(f"{CONTACTS}/..%2Flist"))[:2] == (404, "contact_not_found")
 
 
+@pytest.mark.parametrize("value", [{}, [], 1, "yes", None, [[]], 0.5])
+@pytest.mark.parametrize("field", ["is_excluded", "email", "properties"])
+def test_a_field_of_another_kind_is_told_by_its_pointer(client, mailjet, field, value):
+    if (field, value) == ("properties", {}):
+        value = {"city": [None]}
+
+    status, _, errors = refusal(client.patch(f"{CONTACTS}/a@example.com", json={field: value}))
+
+    assert (status, errors[0][0].split("/")[1]) == (422, field)
+    assert mailjet.requests == []
+
+
 def test_a_contact_whose_making_was_not_answered_is_found_and_not_refused(client, mailjet):
     mailjet.lose_answers(1, method="POST")
 

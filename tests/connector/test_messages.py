@@ -11,12 +11,23 @@ import httpx2
 import pytest
 
 from app.connector.ledger import Entry, Ledger
+from app.connector.problems import InFlight
 from app.connector.sending import SendRequest
 from tests.connector.conftest import BASE, BOTH, KEY, SECRET, data, last_call, refusal
 from tests.factories import make_event
 
 MESSAGES = f"{BASE}/messages"
 SHOWN = {"ShowSubject": "true", "ShowContactAlt": "true", "ShowCustomID": "true", "Limit": "50", "Sort": "ID"}
+
+FROM_TYPES = ("transactional", "marketing", "unknown")
+STATES = (
+    "user unknown", "mailbox inactive", "quota exceeded", "invalid domain", "no mail host", "relay/access denied",
+    "sender blocked", "content blocked", "policy issue", "system issue", "protocol issue", "connection issue",
+    "greylisted", "preblocked", "duplicate in campaign", "spam preblocked", "bad or empty template",
+    "error in template language", "typofix", "blacklisted", "spam reporter",
+)  # fmt: skip
+STATUSES = ("processed", "queued", "sent", "opened", "clicked", "bounce", "spam", "unsub", "blocked", "softbounced",
+            "hardbounced", "deferred")  # fmt: skip
 
 
 def letter(number: int = 0, **more):
@@ -40,13 +51,15 @@ def sends(mailjet):
         ({"contact_id": "8"}, {"Contact": "8"}),
         ({"since": "2026-05-03T10:00:00Z"}, {"FromTS": "1777802400"}),
         ({"until": "2026-05-03T12:00:00+02:00"}, {"ToTS": "1777802400"}),
-        ({"from_type": "marketing"}, {"FromType": "2"}),
-        ({"state": "relay/access denied"}, {"MessageState": "6"}),
+        *(({"from_type": word}, {"FromType": str(n)}) for n, word in enumerate(FROM_TYPES, 1)),
+        *(({"state": word}, {"MessageState": str(n)}) for n, word in enumerate(STATES, 1)),
+        *(({"status": word}, {"MessageStatus": str(n)}) for n, word in enumerate(STATUSES)),
         ({"state": "spam_reporter"}, {"MessageState": "21"}),
-        ({"status": "hardbounced"}, {"MessageStatus": "10"}),
+        ({"state": "6"}, {"MessageState": "6"}),
+        ({"status": "Hard bounce"}, {"MessageStatus": "10"}),
         ({"status": "0"}, {"MessageStatus": "0"}),
     ],
-)
+)  # fmt: skip
 def test_each_filter_of_messages_reaches_mailjet(client, mailjet, parameters, reaches):
     assert data(client.get(MESSAGES, params=parameters)) == []
 
@@ -120,6 +133,7 @@ def test_a_template_goes_by_its_number_and_a_sandbox_gives_no_ids(client, mailje
     ("change", "pointer"),
     [({"to": []}, "/messages/0/to"), ({"custom_id": "x" * 65}, "/messages/0/custom_id"),
      ({"attachments": [{"filename": "a", "data": "Q"}]}, "/messages/0/attachments/0/data"),
+     ({"attachments": [{"filename": "a", "data": "QUFB" * (5 * 2**20 + 1)}]}, "/messages/0/attachments"),
      ({"track_opens": "maybe"}, "/messages/0/track_opens"), ({"track_opens": []}, "/messages/0/track_opens"),
      ({"template_id": "x"}, "/messages/0/template_id"), ({"sender": 1}, "/messages/0/sender")],
 )  # fmt: skip
@@ -128,6 +142,19 @@ def test_a_message_that_does_not_fit_is_told_by_its_pointer_and_nothing_is_sent(
 
     assert (status, errors[0][0]) == (422, pointer)
     assert mailjet.requests == []
+
+
+def test_what_the_stand_in_sent_becomes_events_to_post(client, mailjet):
+    bad = letter(1, **{"from": {"email": "x@refused.example"}})
+    sent = send(client, letter(0, custom_id="order-17", payload="p"), bad).json()["results"][0]["recipients"][0]
+    send(client, letter(2), sandbox=True)
+
+    (event,) = mailjet.take_events()
+
+    assert (event["event"], event["email"], event["CustomID"], event["Payload"]) == (
+        "sent", "0@example.com", "order-17", "p")  # fmt: skip
+    assert (str(event["MessageID"]), event["Message_GUID"]) == (sent["message_id"], sent["message_guid"])
+    assert mailjet.take_events() == []
 
 
 def test_51_messages_are_refused(client):
@@ -222,6 +249,31 @@ def test_after_a_crash_fifty_messages_are_looked_up_and_only_those_not_there_are
     assert len(sends(mailjet)[1].json["Messages"]) == 3
     assert {r["recipients"][0]["email"] for r in results if r["recipients"]} == {
         m["ContactAlt"] for m in account.messages.values()}  # fmt: skip
+
+
+@BOTH
+def test_a_sender_that_has_lost_its_lease_stops_and_sends_nothing(client, mailjet, database):
+    """It was away for longer than its lease, and another replica has the request now."""
+    request = SendRequest.model_validate({"messages": [letter(0, custom_id="order-17")]})
+    began = datetime.now(UTC) - timedelta(minutes=1)
+    died = Ledger(database, "shop", "k1", request.fingerprint, "dead", lambda: began)
+    asyncio.run(_leave(died, [Entry("order-17", tried_at=int(began.timestamp()))]))
+    later = datetime.now(UTC) + timedelta(seconds=10)
+    other = Ledger(database, "shop", "k1", request.fingerprint, "other", lambda: later)
+
+    def take_over(call) -> None:
+        mailjet.on_request = None
+        database.write(lambda c: other._try(c, []))
+
+    mailjet.on_request = take_over  # while the first looks up what the dead one may have sent
+    refused = send(client, letter(0, custom_id="order-17"), key="k1")
+
+    assert refusal(refused)[:2] == (409, "request_in_flight")
+    assert refused.headers["retry-after"] == "5"
+    assert [request.method for request in mailjet.requests] == ["GET"]
+    with pytest.raises(InFlight):
+        asyncio.run(died.save([]))
+    asyncio.run(other.save([Entry("order-17")]))  # whose request it is goes on
 
 
 async def _leave(ledger: Ledger, entries: list[Entry]) -> None:

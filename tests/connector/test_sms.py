@@ -11,6 +11,12 @@ from app.simulator.mailjet import SMS_TOKEN
 from tests.connector.conftest import BASE, data, last_call, refusal
 
 SMS = f"{BASE}/sms"
+STATUSES = (
+    "unknown", "sent_pending", "sent", "delivered", "rejected_operator", "rejected_undelivered", "rejected_expired",
+    "rejected_incorrect_delivery", "rejected_network", "rejected_dnd", "rejected_from_blacklist",
+    "rejected_to_blacklist", "rejected_anti_flood", "rejected_system_error", "invalid_phone_number",
+    "rejected_insufficent_funds", "rejected_daily_limit_reached",
+)  # fmt: skip
 TEXT = {"from": "Shop", "to": "+33612345678", "text": "Hello"}
 
 
@@ -54,6 +60,23 @@ def test_a_text_is_sent_with_the_token_and_told_in_our_words(client, mailjet):
 def test_a_text_that_does_not_fit_is_refused_before_it_is_sent(client, mailjet, change, pointer):
     assert refusal(client.post(SMS, json=TEXT | change))[2][0][0] == pointer
     assert mailjet.requests == []
+
+
+@pytest.mark.parametrize(
+    ("query", "reaches"),
+    [
+        *((f"status={word}", {"StatusCode": str(n)}) for n, word in enumerate(STATUSES)),
+        ("status=sent&status=3", {"StatusCode": "2,3"}),
+        ("to=%2B33612345678", {"To": "+33612345678"}),
+        ("since=2026-05-03T10:00:00Z", {"FromTS": "1777802400"}),
+        ("until=2026-05-03T10:00:00Z", {"ToTS": "1777802400"}),
+    ],
+)
+def test_each_filter_of_texts_reaches_mailjet(client, mailjet, query, reaches):
+    assert data(client.get(f"{SMS}?{query}")) == []
+
+    assert last_call(mailjet).path == "/v4/sms"
+    assert last_call(mailjet).query == {"Limit": "50"} | reaches
 
 
 def test_texts_are_listed_beyond_what_mailjet_gives_in_a_call(client, mailjet):

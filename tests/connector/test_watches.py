@@ -6,57 +6,20 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from concurrent.futures import ThreadPoolExecutor
 
 import orjson
 import pytest
 import sqlalchemy as sa
 
-from app.connector.doors import Doors
 from app.connector.watches import LeaseLost, Watch
 from app.connector.watching import event_type_of, sighting_of
 from app.db import Database
-from app.dispatch.matching import Matcher
 from app.mailjet.errors import MailjetServerFault
 from app.models import Delivery, Event
-from app.settings import SinkSettings, WatchSettings, load_settings
-from tests.connector.conftest import AT_ONCE, BOTH, settings_for
-
-SINKS = {"crm": SinkSettings(url="http://crm.invalid"), "opens": SinkSettings(url="http://x.invalid", events=("open",))}
-
-
-class Bench:
-    """A Mailjet with contacts, and replicas that watch them; a look is one round of one replica."""
-
-    def __init__(self, server, database: Database, account, **watch) -> None:
-        self.server, self.database, self.account = server, database, account
-        self.watch = WatchSettings(**({"contacts": "both", "connection": "shop"} | watch))
-        self.now = datetime(2026, 5, 3, 12, tzinfo=UTC)
-        account.now = lambda: self.now
-
-    def look(self, owner: str = "a", page: int = 50) -> int:
-        """By a process that has just started."""
-
-        async def main() -> int:
-            doors = Doors(settings_for(self.server.url).connections, retry=AT_ONCE)
-            watch = Watch("people", self.watch, doors=doors, database=self.database, matcher=Matcher(SINKS),
-                          owner=owner, now=lambda: self.now, page=page)  # fmt: skip
-            try:
-                return await watch.look()
-            finally:
-                await doors.aclose()
-
-        return asyncio.run(main())
-
-    def pass_time(self, seconds: float = 60) -> None:
-        self.now += timedelta(seconds=seconds)
-
-    def told(self) -> Counter:
-        """(type, contact, name) of each event, and how often."""
-        with self.database.reading() as connection:
-            rows = connection.execute(sa.select(Event.__table__)).all()
-        assert {(row.webhook, row.connection, row.outcome) for row in rows} <= {("people", "shop", "unknown")}
-        return Counter((row.type, row.contact_id, orjson.loads(row.raw)["Name"]) for row in rows)
+from app.settings import load_settings
+from tests.connector.bench import Bench
+from tests.connector.conftest import BOTH
 
 
 @pytest.fixture
@@ -124,37 +87,116 @@ def test_a_limit_spreads_a_beginning_over_looks_and_loses_none(bench, account, c
     assert bench.told() == Counter({("contact_created", str(row["ID"]), ""): 1 for row in made})
 
 
+class Crowd:
+    """5,000 contacts, of which some change whenever Mailjet is asked, and others come, two in each second.
+
+    Each changes once: several changes between two looks would be one event.
+    """
+
+    def __init__(self, bench: Bench, chance: random.Random) -> None:
+        self.expected: Counter = Counter()
+        self._bench, self._chance = bench, chance
+        self._old = [bench.account.add_contact(f"{n}@example.com", CreatedAt=f"2026-05-{1 + n // 2500:02}T00:00:00Z")
+                     for n in range(5000)]  # fmt: skip
+
+    def change(self, request) -> None:
+        """Before Mailjet answers `request`; the clock goes on meanwhile."""
+        if request.method != "GET":
+            return
+        for _ in range(self._chance.randrange(4)):
+            contact = self._old.pop(self._chance.randrange(len(self._old)))
+            self._bench.account.change_contact(contact, Name=f"n{len(self.expected)}")
+            self.expected["contact_updated", str(contact["ID"]), contact["Name"]] += 1
+        for _ in range(2):
+            made = self._bench.account.add_contact(f"new{len(self.expected)}@example.com", Name="new")
+            self.expected["contact_created", str(made["ID"]), "new"] += 1
+
+
 @BOTH
-def test_changes_under_way_restarts_and_two_replicas_lose_and_repeat_nothing(bench, account, mailjet):
-    """Contacts change between and during looks; processes die in the middle; each state that stays is told once."""
+def test_5000_contacts_that_change_and_restarts_lose_and_repeat_nothing(bench, mailjet):
+    """Processes die in the middle of a look, and others go on."""
     bench, chance = bench(), random.Random(7)
-    people = [account.add_contact(f"{n}@example.com") for n in range(400)]
-    bench.look(page=40)
-    expected: Counter = Counter()
+    crowd = Crowd(bench, chance)
+    bench.look(page=1000)
 
-    def change(request) -> None:
-        if request.method == "GET" and chance.random() < 0.3:
-            victim = people.pop(chance.randrange(len(people)))  # each once: a state that a look sees is a change
-            account.change_contact(victim, Name=f"n{len(expected)}")
-            expected["contact_updated", str(victim["ID"]), victim["Name"]] += 1
-            made = account.add_contact(f"new{len(expected)}@example.com", Name="new")
-            expected["contact_created", str(made["ID"]), "new"] += 1
+    def failing_after(calls: int):
+        last = len(mailjet.requests) + calls
+        return lambda call: crowd.change(call) if len(mailjet.requests) <= last else mailjet.fail_next(1, 500)
 
-    mailjet.on_request = change
-    for _ in range(12):
+    for _ in range(6):
         bench.pass_time(chance.choice([0, 1, 30]))
-        if chance.random() < 0.4:
-            mailjet.fail_next(9, 500)  # the rest of this look fails
+        mailjet.on_request = failing_after(chance.randrange(1, 5)) if chance.random() < 0.5 else crowd.change
         for owner in ("a", "b"):
             with contextlib.suppress(LeaseLost, MailjetServerFault):
-                bench.look(owner, page=40)
-        mailjet._faults.clear()
+                bench.look(owner, page=1000)
+    mailjet.on_request = None
+    mailjet._faults.clear()
+    bench.pass_time()
+    bench.look(page=1000)
+
+    assert len(crowd.expected) > 50
+    assert bench.told() == crowd.expected
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_5000_contacts_that_change_and_two_replicas_at_once_lose_and_repeat_nothing(bench, mailjet, database):
+    """Both look at the same time, and leases run out in the middle of a look."""
+    bench, chance = bench(), random.Random(11)
+    crowd = Crowd(bench, chance)
+    bench.look(page=1000)
+    lost: Counter = Counter()
+
+    def change(request) -> None:
+        bench.pass_time(chance.choice([0, 1, 4, 11]))
+        crowd.change(request)
+
+    def look(owner: str) -> None:
+        own = Database(database.writer.url.render_as_string(hide_password=False))
+        for _ in range(20):
+            try:
+                asyncio.run(bench.look_of(owner, 1000, own))
+                break
+            except LeaseLost:
+                lost[owner] += 1
+        own.close()
+
+    mailjet.on_request = change
+    with ThreadPoolExecutor(2) as replicas:
+        for n in range(3):
+            bench.pass_time()
+            list(replicas.map(look, (f"a{n}", f"b{n}")))
     mailjet.on_request = None
     bench.pass_time()
-    bench.look(page=40)
+    bench.look(page=1000)
 
-    assert len(expected) > 50
-    assert bench.told() == expected
+    assert lost.total() > 0
+    assert len(crowd.expected) > 50
+    assert bench.told() == crowd.expected
+
+
+@BOTH
+def test_a_look_that_stalls_while_another_looks_stores_nothing_of_what_it_saw(bench, account):
+    """Else an older state would be told after a newer one, and the newer one again."""
+    bench = bench()
+    contact = account.add_contact("a@example.com")
+    bench.look()
+    bench.pass_time()
+    account.change_contact(contact, Name="first")
+
+    class Stalling(Watch):
+        async def _compare(self, page):
+            found = await super()._compare(page)
+            bench.pass_time()
+            account.change_contact(contact, Name="second")
+            await bench.look_of("other")
+            bench.pass_time()
+            return found
+
+    with pytest.raises(LeaseLost):
+        asyncio.run(bench.look_of("stalling", kind=Stalling))
+
+    assert bench.look() == 0
+    assert bench.told() == Counter({("contact_updated", str(contact["ID"]), "second"): 1})
 
 
 def test_another_scope_begins_anew_and_nothing_old_is_told(bench, account, server, database):

@@ -15,13 +15,14 @@ from app.dashboard.attention import Weight, notices
 from app.dashboard.chart import live_chart
 from app.dashboard.forms import parse_fields
 from app.dashboard.hexdump import hexdump
+from app.dashboard.overview import health_of
 from app.dashboard.pulse import BIN_SECONDS, KEPT_SECONDS, Bin, Pulse
 from app.dashboard.strip import LEFT, MOST_MARKS, WIDTH, strip_of
 from app.errors import Invalid
 from app.filters import EventQuery
 from app.metrics import Metrics
 from app.registration.queries import CallbackState
-from app.registration.shapes import CallbackModel, WebhookModel
+from app.registration.shapes import CallbackModel, RhythmModel, WebhookModel
 from app.settings import Settings, load_settings
 from app.sinks.shapes import Sink
 
@@ -122,6 +123,40 @@ def webhook_of(*states: CallbackState, registration: Any = "ok") -> WebhookModel
     ]  # fmt: skip
     return WebhookModel(name="orders", connection="default", events=["open"], callback_url=None,
                         registration=registration, callbacks=callbacks)  # fmt: skip
+
+
+def rhythm_of(state: Any) -> RhythmModel:
+    since = NOW if state == "silent" else None
+    return RhythmModel(state=state, expected_by=None if state == "learning" else NOW, silent_since=since)
+
+
+def test_a_silent_type_needs_a_look_and_its_setting_is_named():
+    webhook = webhook_of(CallbackState.OK, CallbackState.OK)
+    silent = [c.model_copy(update={"rhythm": rhythm_of(s)}) for c, s in zip(webhook.callbacks, ("heard", "silent"),
+                                                                             strict=True)]  # fmt: skip
+
+    (notice,) = notices(settings_of(**READY), [sink_of()], [webhook.model_copy(update={"callbacks": silent})], False)
+
+    assert (notice.weight, notice.title) == (Weight.WARN, "orders: t1 silent")
+    assert f"{NOW:%Y-%m-%d %H:%M} UTC" in notice.text
+    assert notice.setting == "JETHOOK_WEBHOOKS__ORDERS__SILENT_AFTER_SECONDS"
+
+
+@pytest.mark.parametrize(
+    ("state", "heard", "word"),
+    [
+        ("silent", timedelta(minutes=1), "silent"),
+        ("heard", timedelta(days=9), "ok"),
+        ("learning", timedelta(hours=1), "ok"),
+        ("learning", timedelta(days=2), "quiet"),
+        ("off", None, "quiet"),
+    ],
+)
+def test_a_callback_that_is_well_is_silent_only_where_something_should_have_come(state, heard, word):
+    (callback,) = webhook_of(CallbackState.OK).callbacks
+    last = None if heard is None else NOW - heard
+
+    assert health_of(callback.model_copy(update={"rhythm": rhythm_of(state), "last_event_at": last}), NOW) == word
 
 
 def test_nothing_is_told_where_all_is_well():

@@ -32,7 +32,7 @@ def labels() -> dict[str, set[str]]:
     """Every sample name of ours -> its labels."""
     found: dict[str, set[str]] = {}
     metrics = Metrics(webhooks=["orders"], sinks=["crm"])
-    for gauge in (metrics.registration_ok, metrics.last_event):
+    for gauge in (metrics.registration_ok, metrics.last_event, metrics.completeness):
         gauge.labels("orders", "open")
     for family in metrics.registry.collect():
         for sample in family.samples:

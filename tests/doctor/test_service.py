@@ -89,6 +89,8 @@ def test_a_service_that_is_well_has_no_failure(ward: Ward) -> None:
     assert failures(findings) == []
     assert {f.about for f in findings} == {
         "settings",
+        "silence",
+        "completeness",
         "database",
         "disk",
         "public_url",

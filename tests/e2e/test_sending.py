@@ -50,9 +50,15 @@ def test_a_service_that_is_killed_while_it_sends_sends_no_message_twice(folder: 
         service.kill()
         service.start()
         results = service.http.post(MESSAGES, **request).json()["results"]
+        again = service.http.post(MESSAGES, **request).json()["results"]
 
+    assert killed.is_set()
+    assert again == results
     assert [n for n, result in enumerate(results) if result["status"] == "refused"] == [3, 30, 49]
     assert sum(result["status"] == "accepted" for result in results) == 47
+    assert {error["code"] for n in (3, 30, 49) for error in results[n]["errors"]} == {"send-0008"}
+    told = {one["message_id"] for result in results for one in result["recipients"]}
+    assert told == {str(number) for number in mailjet.account.messages}
     assert sorted(m["CustomID"] for m in mailjet.account.messages.values()) == sorted(
         f"order-{n}" for n in range(50) if n not in (3, 30, 49)
     )

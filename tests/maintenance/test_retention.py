@@ -14,11 +14,12 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.audit.service import audit
 from app.db import Database
 from app.maintenance.expiry import ranges_to_slice
 from app.maintenance.retention import Retention, Rules
 from app.migrate import migrate
-from app.models import Attempt, Delivery, Event, Quarantined, Replay
+from app.models import Attempt, Delivery, Event, LedgerEntry, Quarantined, Replay
 from app.partitions import first_id, list_weeks, week_of
 from tests.factories import insert, make_event, make_quarantined
 from tests.maintenance.support import DAY, NOW, count, every_text, retain, store, stored_ids
@@ -351,3 +352,20 @@ def _replay(name: str, finished_at) -> dict:
         "state": "running" if finished_at is None else "done", "count": 0, "last_seq": 0, "created_at": NOW - 99 * DAY,
         "finished_at": finished_at,
     }  # fmt: skip
+
+
+def test_the_ledger_of_what_is_long_gone_is_one_line_and_the_audit_stays_exact(database: Database) -> None:
+    store(database, 3, days=120)
+    store(database, 2, days=91)
+    make_quarantined(database, received_at=NOW - 120 * DAY)
+    kept = store(database, 2, days=10)
+
+    found = retain(database, NINETY)  # which audits
+
+    assert found.rows["ledger"] == 3  # events, deliveries and quarantine of that day
+    with database.reading() as connection:
+        report = audit(connection)
+    assert {name: report.events[name] for name in ("accepted", "stored", "expired")} == {
+        "accepted": 8, "stored": len(kept), "expired": 6,
+    }  # fmt: skip
+    assert count(database, LedgerEntry) == 3 + 4

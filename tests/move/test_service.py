@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from app.models import Event
 from app.move import service, source, target
 from app.move.service import Move, Report, must_be_movable, name_of
 from app.move.tables import Digest, all_tables, plain_columns, portable
+from app.partitions import list_weeks, week_of
 from tests.conftest import MakeDatabase
+from tests.factories import make_event
 
 _numbers = itertools.count(1)
 ROWS = 7
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
 
 def value_for(column: sa.Column[Any]) -> Any:
@@ -242,6 +246,22 @@ def test_the_audit_says_the_same_on_both_sides(origin: str, goal: str) -> None:
     move(origin, goal)
 
     assert report_of(origin) == report_of(goal)
+
+
+def test_each_week_of_events_has_its_partitions_there(origin: str, goal: str) -> None:
+    database = Database(origin)
+    weeks = [week_of(NOW - timedelta(days=days)) for days in (400, 30, 0)]
+    for week in weeks:
+        make_event(database, occurred_at=week.start + timedelta(days=2))
+    make_event(database, occurred_at=NOW - timedelta(days=9000))
+    database.close()
+
+    with source.opened_alone(origin) as here, target.opened(goal) as there:
+        assert Move(here, there, name_of(origin, here), now=lambda: NOW).run().is_whole
+        assert set(weeks) <= set(list_weeks(there))
+        for week in weeks:
+            assert there.execute(sa.text(f"SELECT count(*) FROM {week.part_of('events')}")).scalar_one() == 1
+        assert there.execute(sa.text("SELECT count(*) FROM events_rest")).scalar_one() == ROWS + 1
 
 
 def report_of(url: str) -> dict[str, Any]:

@@ -166,6 +166,18 @@ def test_the_events_have_an_end_and_the_counts_have_none(client, database):
         assert (answer["state"], answer["last"]["spam"]) == ("complained", rfc3339(last))
 
 
+def test_the_same_text_at_another_connection_is_no_copy(client, database):
+    mine = make(database, "open", 1)
+    theirs = copy_of(mine, "partner") | {"connection": "second"}
+    insert(database, Event, [theirs])
+
+    told = client.get(f"/v1/messages/{ID}").json()
+
+    assert told["counts"] == {"open": 2}
+    assert {event["id"] for event in told["events"]} == {mine["id"], theirs["id"]}
+    assert [event["copies"] for event in told["events"]] == [[], []]
+
+
 @pytest.mark.parametrize(
     ("query", "pointer"), [("include=x", "include"), ("limit=1", "limit"), ("wehbook=a", "wehbook")]
 )

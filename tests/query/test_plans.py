@@ -19,9 +19,10 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.clock import rfc3339
+from app.completeness.figures import day_of
 from app.db import Database
 from app.main import create_app
-from app.models import Delivery, Erasure, Event, Quarantined, Replay, Suppression
+from app.models import Backfill, Completeness, Delivery, Erasure, Event, Quarantined, Replay, Suppression
 from app.query import delivery_pages, event_pages
 from app.query.pages import by_index
 from app.settings import load_settings
@@ -104,6 +105,9 @@ LINES = [
     Line(f"/v1/quarantine?{TIMES}", "ix_quarantine_received"),
     Line("/v1/replays", "replays.id"),
     Line("/v1/erasures", "erasures.id"),
+    Line("/v1/backfills", "backfills.id"),
+    Line("/v1/completeness", "completeness.key"),
+    Line(f"/v1/completeness?{TIMES}&connection=default&type=open", "completeness.key"),
     Line("/v1/events/EVENT/deliveries", KEY, sorts=True),
     Line("/v1/suppressions", "ix_suppressions_since"),
     Line(f"/v1/suppressions?{TIMES}", "ix_suppressions_since"),
@@ -120,6 +124,8 @@ PAGING = {"order", "limit", "cursor"}
 PRIMARY = {
     "events.id": ("sqlite_autoindex_events_1", "uq_events_id"),
     "deliveries.key": ("USING PRIMARY KEY", "pk_deliveries"),
+    "backfills.id": ("sqlite_autoindex_backfills_1", "pk_backfills"),
+    "completeness.key": ("USING PRIMARY KEY", "pk_completeness"),
     "erasures.id": ("sqlite_autoindex_erasures_1", "pk_erasures"),
     "replays.id": ("sqlite_autoindex_replays_1", "pk_replays"),
 }
@@ -196,6 +202,13 @@ def fill(database: Database) -> str:
     )  # fmt: skip
     insert(database, Erasure, [{"id": id, "state": "done", "email_hash": "x", "folded": False, "counts": "{}",
                                 "keep_suppression": False, "requested_at": NOON} for id in ids])  # fmt: skip
+    insert(database, Backfill, [{"id": id, "connection": "default", "since": NOON, "until": NOON, "types": "",
+                                 "deliver": True, "rate_per_second": 1.0, "state": "done", "offset": 0, "last_id": "",
+                                 "messages": 0, "stored": 0, "known": 0, "deliveries": 0, "created_at": NOON}
+                                for id in ids])  # fmt: skip
+    insert(database, Completeness, [{"day": day_of(NOON) - 900 + n // 3, "connection": "default", "expected": 1,
+                                     "type": ("open", "sent", "click")[n % 3], "stored": 1, "checked_at": NOON}
+                                    for n in range(3000)])  # fmt: skip
     take_statistics(database)
     return str(events[1]["id"])
 

@@ -27,6 +27,7 @@ from app.registration.report import RegistrationReport
 from app.registration.routes import build_router
 from app.registration.service import Registrar, retry_delay
 from app.settings import EVENT_TYPES, ConnectionSettings, Settings, SinkSettings, load_settings
+from app.silence import queries as silence
 from app.simulator.mailjet import StandInMailjet
 from app.simulator.server import LocalServer
 from tests.factories import make_event
@@ -829,10 +830,31 @@ def test_webhooks_are_listed_with_the_state_of_each_callback(world):
     assert opened == {
         "type": "open", "backup": False, "state": "foreign", "held_by": SHOWN,
         "mailjet_id": opened["mailjet_id"], "last_event_at": "2026-05-03T12:00:00Z",
+        "rhythm": {"state": "learning", "expected_by": None, "silent_since": None},
         "checked_at": "2026-05-03T12:00:00Z", "error": None,
     }  # fmt: skip
     assert (clicked["state"], clicked["held_by"], clicked["last_event_at"]) == ("shared", "ant", None)
     assert clicked["mailjet_id"] == ant["callbacks"][0]["mailjet_id"]
+
+
+def test_a_webhook_shows_by_when_something_should_have_come(world):
+    world.set(WEBHOOKS__ORDERS__EVENTS="open,click,spam", WEBHOOKS__ORDERS__SILENT_AFTER_SECONDS='{"spam": 0}')
+    later = NOON + timedelta(hours=2)
+
+    def write(connection):
+        silence.make_rows(connection, [("orders", "open"), ("orders", "click")])
+        silence.record(connection, {("orders", "open"): silence.Expected(later, NOON)})
+        silence.record(connection, {("orders", "click"): silence.Expected(later)})
+
+    world.database.write(write)
+
+    callbacks = rest(world).get("/v1/webhooks/orders").json()["callbacks"]
+
+    assert {c["type"]: c["rhythm"] for c in callbacks} == {
+        "open": {"state": "silent", "expected_by": "2026-05-03T14:00:00Z", "silent_since": "2026-05-03T12:00:00Z"},
+        "click": {"state": "heard", "expected_by": "2026-05-03T14:00:00Z", "silent_since": None},
+        "spam": {"state": "off", "expected_by": None, "silent_since": None},
+    }
 
 
 def test_before_the_first_look_callbacks_are_pending(world):

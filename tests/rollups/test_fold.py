@@ -132,3 +132,31 @@ def test_a_day_whose_events_are_partly_gone_keeps_its_counts_when_made_anew(data
 
     assert done.kept == 1
     assert counted(database) == before
+
+
+def test_a_day_of_which_some_was_redacted_keeps_its_counts_when_made_anew(database):
+    rows = [random_event(random.Random(8), hours=60) for _ in range(90)]
+    insert(database, Event, rows)
+    fold(database)
+    before = counted(database)
+    oldest = sorted(row["id"] for row in rows)[:20]
+    blank = sa.update(Event.__table__).where(Event.__table__.c.id.in_(oldest)).values(email=None, raw=None)
+    database.write(lambda c: c.execute(blank))
+
+    done = rebuild_stats(database)
+
+    assert done.kept == 1
+    assert counted(database) == before
+
+
+def test_an_open_that_was_redacted_is_judged_no_more(database):
+    opened, sent = message(1, ("open", 101), ("sent", 100))
+    insert(database, Event, [opened])
+    fold(database)
+    blank = sa.update(Event.__table__).values(email=None, raw=None, reason=None)
+    database.write(lambda c: c.execute(blank))
+    insert(database, Event, [sent])
+    fold(database)
+
+    assert verdicts(database)[opened["id"]] == (False, None)
+    assert len(counted(database)[1]) == 2

@@ -160,6 +160,37 @@ def test_what_retention_has_deleted_suppresses_on(database: Database):
     assert {row["email"] for row in after_rebuild(database)} == {EMAILS[1]}
 
 
+def redact(database: Database) -> None:
+    """As retention takes what is personal, and leaves the events."""
+    blank = sa.update(queries.events).values(email=None, raw=None)
+    database.write(lambda connection: connection.execute(blank))
+
+
+def test_what_retention_has_redacted_suppresses_on(database: Database):
+    store(database, [row_of(payload(kind, EMAILS[0], START + n)) for n, kind in enumerate(KINDS)])
+    store(database, [row_of(payload(SOFT, EMAILS[1], START + n, n)) for n in range(3)])
+    kept = in_force(database)
+    redact(database)
+
+    assert after_rebuild(database) == kept
+    add(database, EMAILS[0], from_micros(START * 10**6), "77")
+    lift(database, EMAILS[0], from_micros(START * 10**6), reason=Reason.MANUAL)
+    assert in_force(database) == kept
+
+
+def test_what_people_do_ends_nothing_else_though_some_of_its_causes_are_gone(database: Database):
+    causes = [row_of(payload(SOFT, EMAILS[1], START + n, n)) for n in range(3)]
+    store(database, causes)
+    kept = in_force(database)
+    database.write(lambda c: c.execute(sa.delete(queries.events).where(queries.events.c.id == causes[0][0])))
+
+    add(database, EMAILS[1], from_micros(START * 10**6), "77")
+    lift(database, EMAILS[1], from_micros(START * 10**6), reason=Reason.MANUAL)
+
+    assert [row["reason"] for row in kept] == ["soft_bounces"]
+    assert in_force(database) == kept
+
+
 def test_a_rebuild_follows_the_settings(database: Database):
     store(database, [row_of(payload(kind, EMAILS[0], START + n)) for n, kind in enumerate(KINDS)], policy=Policy())
 
@@ -193,6 +224,17 @@ def test_addresses_with_capitals_are_found_by_their_small_letters(database: Data
     database.write(lambda c: c.execute(sa.delete(queries.events).where(queries.events.c.email == "ANN@x.org")))
     after_rebuild(database)
     assert known() == [("ann@x.org", "Ann@x.org")]
+
+
+def test_an_address_with_capitals_that_a_person_suppressed_is_found_by_its_small_letters(database: Database):
+    add(database, "Ann@x.org", from_micros(START * 10**6))
+    store(database, [row_of(payload(HARD, "ANN@x.org", START))])
+    redact(database)
+    after_rebuild(database)
+
+    with database.reading() as connection:
+        known = connection.execute(sa.select(queries.spellings.c.email)).scalars().all()
+    assert sorted(known) == ["ANN@x.org", "Ann@x.org"]
 
 
 # --- people who were erased ------------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ def test_passing_bounces_suppress_by_their_number_within_the_days():
     assert beginning(Reason.SOFT_BOUNCES, soft(1, 2, 3), SOFT) == Entry(3 * DAY * MICROS, "id2")
     assert beginning(Reason.SOFT_BOUNCES, soft(9, 1, 8.5, 2, 8), SOFT) == Entry(9 * DAY * MICROS, "id0")
     assert beginning(Reason.SOFT_BOUNCES, soft(1, 1, 1, message="m"), SOFT) is None  # copies of one arrival
+    assert beginning(Reason.SOFT_BOUNCES, soft(1, 1, 1), SOFT) is None  # as copies are, without a MessageID
 
 
 @pytest.mark.parametrize(
