@@ -39,9 +39,15 @@ def fill(database: Database, events: int) -> None:
     migrate(database)
     for event_rows, delivery_rows in batches(events):
         database.write(lambda connection, e=event_rows, d=delivery_rows: _insert(connection, e, d))  # type: ignore[misc]
+    _analyze(database)
     rebuild(database, Keeper())
     count(database, events)
-    if not database.is_sqlite:  # as autovacuum would have done long before
+    _analyze(database)
+
+
+def _analyze(database: Database) -> None:
+    """As autovacuum would have done long before."""
+    if not database.is_sqlite:
         with database.writer.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM ANALYZE")
 
