@@ -19,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -46,6 +47,21 @@ log = structlog.get_logger(__name__)
 
 REQUEST_FAILED = "request.failed"
 DATABASE_UNAVAILABLE = "request.database_unavailable"
+
+
+class AddressConvertor(Convertor[str]):
+    """`{email:address}` in a path: whatever Mailjet told as an address, also with slashes or line breaks."""
+
+    regex = "(?s:.+)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("address", AddressConvertor())
 
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

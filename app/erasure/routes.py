@@ -93,7 +93,7 @@ def _add_erasing(router: APIRouter, erasures: Erasures, keys: ApiKeys) -> None:
     location = {"Location": {"description": "where to watch it", "schema": {"type": "string"}}}
 
     @router.delete(
-        "/recipients/{email}",
+        "/recipients/{email:address}",
         summary="Erase a recipient",
         description="Deletes everything that tells of this address: its events with their deliveries and attempts,"
         " entries of quarantine that name it, and the address itself wherever else it is kept. The domain counts in any"
@@ -105,7 +105,6 @@ def _add_erasing(router: APIRouter, erasures: Erasures, keys: ApiKeys) -> None:
         responses={
             200: {"model": ErasureModel, "description": "It is done"},
             202: {"model": ErasureModel, "description": "It goes on", "headers": location},
-            **problem_responses(404),  # no path has a line break
         },
         response_model=None,
     )

@@ -6,6 +6,7 @@ beside its successor for a moment, so every duty under a lease must bear that.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -21,6 +22,7 @@ from app.db import Database
 from app.models import Lease
 
 log = structlog.get_logger(__name__)
+_AWAY = (DBAPIError, PoolTimeoutError, sqlite3.OperationalError)  # the last of a file that was removed
 
 LEASE_GAINED = "lease.gained"
 LEASE_LOST = "lease.lost"
@@ -96,7 +98,7 @@ class Leadership:
             leads = await self._database.run_write(
                 lambda c: try_lead(c, self._name, self._owner, self._now(), self._lease_seconds)
             )
-        except (DBAPIError, PoolTimeoutError):
+        except _AWAY:
             leads = False
         if leads != self._leads:
             log.info(LEASE_GAINED if leads else LEASE_LOST, lease=self._name, owner=self._owner)
@@ -108,5 +110,5 @@ class Leadership:
         self._leads = False
         try:
             await self._database.run_write(lambda c: release(c, self._name, self._owner))
-        except (DBAPIError, PoolTimeoutError) as error:
+        except _AWAY as error:
             log.info(LEASE_LOST, lease=self._name, owner=self._owner, error=type(error).__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from app.move.tables import Row, all_tables, plain_columns, portable
 from app.partitions import Week
 
 APPLICATION = "jethook move"
+GOODBYE_SECONDS = 3.0  # a server takes a moment to see that a client has gone
 
 _metadata = sa.MetaData()
 progress = sa.Table(
@@ -69,7 +71,12 @@ def _must_be_alone(connection: Connection) -> None:
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         " AND application_name LIKE 'jethook%'"
     )
-    if connection.execute(others).scalar_one():
+    give_up = time.monotonic() + GOODBYE_SECONDS
+    while connection.execute(others).scalar_one():
+        connection.rollback()  # the view stays as it is within a transaction
+        if time.monotonic() < give_up:
+            time.sleep(0.1)
+            continue
         raise DatabaseFault("--to: a service, or another move, is at work on that database; stop it first")
 
 

@@ -206,6 +206,7 @@ def measure(url: str, count: int, folder: Path, repeats: int) -> tuple[Timings, 
         settings = {
             "JETHOOK_DATABASE_URL": url, "JETHOOK_PORT": str(port), "JETHOOK_API_KEYS": KEY,
             f"JETHOOK_WEBHOOKS__{WEBHOOK.upper()}__PASSWORDS": PASSWORD, "JETHOOK_LOG_LEVEL": "warning",
+            "JETHOOK_RETENTION_DAYS": "3650",  # what is asked for stays
             f"JETHOOK_SINKS__{SINK.upper()}__URL": receiver.url,
         }  # fmt: skip
         with serving(["-m", "app", "serve"], port=port, folder=folder, env=settings), posting(port):

@@ -265,6 +265,14 @@ def test_the_receipt_is_the_answer_and_is_kept(client, database: Database) -> No
     assert rest["data"] == [receipt]
 
 
+def test_an_address_with_a_slash_or_a_line_break_is_erased_like_others(client, database: Database) -> None:
+    store(database, 2, days=1, email="who/ever@example.com")
+
+    assert client.delete("/v1/recipients/who%2Fever@example.com").json()["counts"]["events"] == 2
+    assert client.delete("/v1/recipients/a%0Ab@x.org").status_code == 422
+    assert client.delete("/v1/recipients/").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [

@@ -16,7 +16,7 @@ LATEST = 50
 COLUMNS = (
     "id", "webhook", "connection", "type", "outcome", "occurred_at", "received_at", "test", "email", "message_id",
     "message_guid", "campaign_id", "contact_id", "list_id", "custom_id", "custom_campaign", "permanent", "reason",
-    "reason_group", "automated", "automated_rule", "payload",
+    "reason_group", "automated", "automated_rule", "payload", "origin",
 )  # fmt: skip
 
 

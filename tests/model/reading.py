@@ -36,6 +36,7 @@ def fields_of(payload: Mapping[str, Any]) -> dict[str, Any]:
         "custom_id": _text(payload.get("CustomID")),
         "custom_campaign": _text(payload.get("customcampaign")),
         "payload": _text(payload.get("Payload")),
+        "origin": None,  # a callback brought all of these
         "permanent": _permanent(kind, reason, payload),
         "reason": reason,
         "reason_group": group,

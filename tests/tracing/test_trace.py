@@ -32,6 +32,7 @@ from tests.factories import insert
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 INCOMING = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 AUTH = ("jethook", "callback-password-1")
+START = int(datetime.now(UTC).timestamp()) - 3600  # traces of what is older than two weeks are deleted
 _traces: sa.Table = EventTrace.__table__  # type: ignore[attr-defined]
 
 
@@ -68,7 +69,7 @@ def opened(url: str, sink: Any, **more: str) -> TestClient:
 
 
 def event(number: int) -> dict[str, Any]:
-    return {"event": "open", "time": 1_777_000_000 + number, "MessageID": 2**60 + number, "email": "a@example.com"}
+    return {"event": "open", "time": START + number, "MessageID": 2**60 + number, "email": "a@example.com"}
 
 
 def post(client: TestClient, *numbers: int, headers: dict[str, str] | None = None) -> None:
