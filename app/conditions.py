@@ -11,11 +11,13 @@ Values compare with their own kind only: numbers with numbers (every digit count
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, Self, TypeVar
 
+T = TypeVar("T")
+R = TypeVar("R")
 Test = Callable[[Any], bool]
 Condition = Callable[[Mapping[str, Any]], bool]
 
@@ -29,10 +31,16 @@ MAX_DEPTH = 16
 
 
 class BadCondition(ValueError):
-    """The condition cannot be understood; the text starts with the JSON pointer of the fault."""
+    """The condition cannot be understood; each line of the text starts with the JSON pointer of one fault."""
 
     def __init__(self, pointer: str, message: str) -> None:
         super().__init__(f"at {pointer or '/'}: {message}")
+
+    @classmethod
+    def several(cls, faults: Sequence[BadCondition]) -> Self:
+        told = cls("", "")
+        told.args = ("\n".join(map(str, faults)),)
+        return told
 
 
 def parse_condition(text: str) -> Condition:
@@ -53,15 +61,29 @@ def compile_condition(tree: Any, pointer: str = "") -> Condition:
     if not isinstance(tree, dict):
         raise BadCondition(pointer, "an object of fields is expected")
     _check_depth(pointer)
-    parts = [_part(key, value, f"{pointer}/{_escaped(key)}") for key, value in tree.items()]
+    parts = _each(tree.items(), lambda item: _part(*item, f"{pointer}/{_escaped(item[0])}"))
     return lambda event: all(part(event) for part in parts)
+
+
+def _each(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
+    """What `make` makes of each. Raises BadCondition with the faults of all: who mends one should not meet the next."""
+    made: list[R] = []
+    faults: list[BadCondition] = []
+    for item in items:
+        try:
+            made.append(make(item))
+        except BadCondition as fault:
+            faults.append(fault)
+    if faults:
+        raise BadCondition.several(faults)
+    return made
 
 
 def _part(key: str, value: Any, pointer: str) -> Condition:
     if key in ("$and", "$or"):
         if not isinstance(value, list) or not value:
             raise BadCondition(pointer, "a list of conditions is expected")
-        inner = [compile_condition(one, f"{pointer}/{n}") for n, one in enumerate(value)]
+        inner = _each(enumerate(value), lambda one: compile_condition(one[1], f"{pointer}/{one[0]}"))
         combine = all if key == "$and" else any
         return lambda event: combine(part(event) for part in inner)
     if key == "$not":
@@ -97,9 +119,9 @@ def _field_test(value: Any, pointer: str, *, is_time: bool) -> Test:
         return _operator("$eq", value, pointer, is_time=is_time)
     if not value:
         raise BadCondition(pointer, f"an operator is expected: {_KNOWN}")
-    tests = [
-        _operator(name, operand, f"{pointer}/{_escaped(name)}", is_time=is_time) for name, operand in value.items()
-    ]
+    tests = _each(
+        value.items(), lambda item: _operator(*item, pointer=f"{pointer}/{_escaped(item[0])}", is_time=is_time)
+    )
     return lambda found: all(test(found) for test in tests)
 
 
@@ -151,7 +173,7 @@ def _as_time(value: Any) -> datetime | None:
 
 def _times(operand: Any, pointer: str) -> Any:
     if isinstance(operand, list):
-        return [_times(one, f"{pointer}/{n}") for n, one in enumerate(operand)]
+        return _each(enumerate(operand), lambda one: _times(one[1], f"{pointer}/{one[0]}"))
     if operand is None:
         return None
     moment = _as_time(operand)
@@ -207,7 +229,7 @@ def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, str], Test]:
 def _in(operand: Any, pointer: str) -> Test:
     if not isinstance(operand, list):
         raise BadCondition(pointer, "a list is expected")
-    wanted = [_scalar(one, f"{pointer}/{n}") for n, one in enumerate(operand)]
+    wanted = _each(enumerate(operand), lambda one: _scalar(one[1], f"{pointer}/{one[0]}"))
     return lambda found: any(_same(found, one) for one in wanted)
 
 

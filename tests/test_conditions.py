@@ -234,6 +234,28 @@ def test_the_start_is_refused_with_the_variable_and_the_place() -> None:
     assert "/$or/1/details.comment/$has" in fault
 
 
+def test_all_faults_of_one_are_told_together() -> None:
+    environ = {
+        "JETHOOK_SINKS__CRM__URL": "https://crm.example.com",
+        "JETHOOK_SINKS__CRM__FILTER": json.dumps(
+            {
+                "colour": 1,
+                "type": {"$has": 1, "$in": ["open", {}]},
+                "occurred_at": {"$in": ["soon", "later"]},
+                "$or": [{"type": "open"}, {"email": {"$contains": 5}}, {"$not": {"size": 1}}],
+            }
+        ),
+    }
+    with pytest.raises(SettingsFault) as raised:
+        load_settings(environ, env_file=None)
+
+    places = [fault.removeprefix("JETHOOK_SINKS__CRM__FILTER: at ").split(": ")[0] for fault in raised.value.faults]
+    assert places == [
+        "/colour", "/type/$has", "/type/$in/1", "/occurred_at/$in/0", "/occurred_at/$in/1", "/$or/1/email/$contains",
+        "/$or/2/$not/size",
+    ]  # fmt: skip
+
+
 def test_only_matching_events_are_owed() -> None:
     sinks = {
         "all": SinkSettings(url="http://all.invalid"),

@@ -11,6 +11,7 @@ from typing import Any
 
 from app import operator_events
 from app.delivery.batching import Parcel
+from app.delivery.breaker import Breaker
 from app.delivery.policy import Decision
 from app.delivery.sender import AttemptResult
 from app.dispatch.service import Job
@@ -20,9 +21,9 @@ from app.operator_events import Change, Herald
 class SinkNews:
     """Remembers of one sink what was told, so that it is told once."""
 
-    def __init__(self, sink: str, breaker_failures: int, herald: Herald) -> None:
+    def __init__(self, sink: str, breaker: Breaker, herald: Herald) -> None:
         self._sink = sink
-        self._breaker_failures = breaker_failures
+        self._breaker = breaker
         self._herald = herald
         self._mail_fails_since: datetime | None = None  # the first failure in a row with mail events in it
         self._told_open_at: datetime | None = None  # the breaker is open, and the herald knows
@@ -36,7 +37,7 @@ class SinkNews:
         self._told_open_at = now
         self._tell(
             operator_events.SINK_OPENED, now, error=result.outcome.value, since=self._mail_fails_since,
-            details={"status": result.status, "failures": self._breaker_failures},
+            details={"status": result.status, "failures": self._breaker.opened_by},
         )  # fmt: skip
 
     def recovered(self, now: datetime, why: str | None = None) -> None:

@@ -56,7 +56,7 @@ def decide(
         return Decision(DeliveryState.PENDING, retry_in_seconds=0.0, pause_sink=True, counts=False, reason=reason)
     if wish == "abort-message":
         return Decision(DeliveryState.DEAD, reason="the sink refused this message (webhook-delivery: abort-message)")
-    if _is_client_error(status) and attempt >= client_error_tries:
+    if is_client_error(status) and attempt >= client_error_tries:
         return Decision(DeliveryState.DEAD, reason=f"the sink answered {status} at try {attempt}")
     if attempt > len(schedule):
         return Decision(DeliveryState.DEAD, reason="the retry schedule is used up")
@@ -69,7 +69,8 @@ def decide(
     return Decision(DeliveryState.PENDING, retry_in_seconds=min(wait, LONGEST_WAIT_SECONDS))
 
 
-def _is_client_error(status: int | None) -> bool:
+def is_client_error(status: int | None) -> bool:
+    """Did the sink refuse this very request, being well itself?"""
     return status is not None and 400 <= status < 500 and status not in RETRYABLE_4XX
 
 

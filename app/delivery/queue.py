@@ -304,11 +304,25 @@ def record_completions(connection: Connection, completions: Sequence[Completion]
         cursor = run_driver_sql(connection, _first_success_sql(len(chunk), connection.dialect.name), values)
         if cursor.rowcount < len(chunk):  # some lost their lease: what was tried is kept beside the delivery
             others_tried += _not_in_their_rows(connection, chunk)
+            _count_tries(connection, chunk)
         cursor.close()
     insert_missing(connection, _attempts, ATTEMPT_COLUMNS, _of_deliveries_there(connection, others_tried))
     for chunk in chunks(others):
         values = tuple(value for c in chunk for value in _values_of(c))
-        run_driver_sql(connection, _completion_sql(len(chunk), connection.dialect.name), values).close()
+        cursor = run_driver_sql(connection, _completion_sql(len(chunk), connection.dialect.name), values)
+        if cursor.rowcount < len(chunk):
+            _count_tries(connection, chunk)
+        cursor.close()
+
+
+def _count_tries(connection: Connection, completions: Sequence[Completion]) -> None:
+    """Of deliveries that were cancelled while they were tried: retried by hand, the next attempt must not bear the
+    number of this one. Whoever holds a lease by now counts by itself."""
+    for c in completions:
+        if c.attempt is not None:
+            mine = (_deliveries.c.event_id == c.event_id, _deliveries.c.sink == c.sink)
+            behind = (_deliveries.c.lease_token.is_(None), _deliveries.c.attempt_count < c.attempt_count)
+            connection.execute(sa.update(_deliveries).where(*mine, *behind).values(attempt_count=c.attempt_count))
 
 
 def _is_first_success(c: Completion) -> bool:

@@ -25,7 +25,7 @@ from app.clock import from_micros, now_micros, utc_now
 from app.delivery.batching import Parcel, new_batch, stored_batches
 from app.delivery.breaker import Breaker, BreakerState
 from app.delivery.news import SinkNews, mail_in
-from app.delivery.policy import Decision, decide
+from app.delivery.policy import Decision, decide, is_client_error
 from app.delivery.queue import BatchNote, Completion, Report
 from app.delivery.rate import TokenBucket
 from app.delivery.request import RequestMaker
@@ -86,7 +86,7 @@ class SinkRunner:
     ) -> None:
         self.name = name
         self.sink = sink
-        self.breaker = Breaker(sink.breaker_failures, sink.breaker_cooldown_seconds)
+        self.breaker = Breaker(sink.breaker_failures, sink.breaker_cooldown_seconds, sink.breaker_failure_rate)
         self.pause_changes = 0  # how often it was paused or resumed here, and not by the table
         self._outbox = outbox
         self._clock = clock
@@ -115,7 +115,7 @@ class SinkRunner:
         self._sending = False
         self._paused = False
         self._is_storing_pause = False
-        self._news = SinkNews(name, sink.breaker_failures, outbox.herald)
+        self._news = SinkNews(name, self.breaker, outbox.herald)
 
     # --- room ---
 
@@ -410,7 +410,7 @@ class SinkRunner:
             self.breaker.abandoned()
         elif result.outcome is AttemptOutcome.SUCCESS:
             self._is_well()
-        elif self.breaker.failed(self._clock()):
+        elif self.breaker.failed(self._clock(), is_answer=is_client_error(result.status)):
             log.warning("sink.breaker_opened", sink=self.name, error=result.error)
             self._give_back_waiting()
             self._wake_for_probe()
@@ -422,13 +422,16 @@ class SinkRunner:
         return decision
 
     def _is_well(self) -> None:
-        if not self.is_closed:
+        was_closed = self.is_closed
+        if not self.breaker.succeeded(self._clock()):
+            return
+        if not was_closed:
             log.info("sink.breaker_closed", sink=self.name)
             self._outbox.look_again()
-        self.close_breaker()
+        self._news.recovered(utc_now())
 
-    def close_breaker(self, why: str | None = None) -> None:
-        """Whatever it was before. `why`, where it was not the sink's own success."""
+    def close_breaker(self, why: str) -> None:
+        """Whatever it was before, and by no success of the sink's own."""
         self.breaker.reset()
         self._news.recovered(utc_now(), why)
 

@@ -225,7 +225,10 @@ def classify(error: BaseException, peer: str = SINK) -> Fault:
 
 def _reason(error: OSError) -> str:
     """By its number: asyncio's own sentences hold addresses, of our network perhaps."""
-    return os.strerror(error.errno) if error.errno else type(error).__name__
+    if error.errno:
+        return os.strerror(error.errno)
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    return "it hung up during the TLS handshake" if isinstance(cause, ConnectionError) else type(cause).__name__
 
 
 @cache

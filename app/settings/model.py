@@ -170,6 +170,14 @@ class SinkSettings(_Group):
         3, ge=1, description="tries of a delivery that the sink answers with a 4xx other than 408, 425 and 429"
     )
     breaker_failures: int = Field(10, ge=1, description="failures in a row that open the breaker")
+    breaker_failure_rate: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="share of the last minute's requests, of 20 and of twice `BREAKER_FAILURES` at least, above which"
+        " failures open it too; 1: never",
+    )
     breaker_cooldown_seconds: Seconds = Field(
         30.0, description="wait before an open breaker probes with one delivery; doubles up to 10 times itself"
     )

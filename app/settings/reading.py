@@ -171,5 +171,5 @@ def _faults_of(error: ValidationError, variables: Mapping[tuple[str, ...], str])
         # A fault inside a union or a tuple ends with pydantic's own words: keep what is a variable.
         path = tuple(names[: 3 if group_of(Settings.model_fields[names[0]]) else 1])
         variable = variables.get(path, PREFIX + "__".join(name.upper() for name in path))
-        told = "is required" if fault["type"] == "missing" else f"{message[:1].lower()}{message[1:]}"
-        yield f"{variable}: {told}"
+        for line in ["is required"] if fault["type"] == "missing" else message.split("\n"):
+            yield f"{variable}: {line[:1].lower()}{line[1:]}"

@@ -387,8 +387,30 @@ def test_a_cancelled_delivery_stays_cancelled_whatever_became_of_the_request(dat
     record(database, completion(event))
 
     after = row(database, event)
-    assert (after["state"], after["settled_at"], after["attempt_count"]) == ("cancelled", NOW, 0)
+    assert (after["state"], after["settled_at"], after["attempt_count"]) == ("cancelled", NOW, 1)
     assert len(attempts(database)) == 1
+
+
+@pytest.mark.parametrize("retried_first", [False, True], ids=["recorded, then retried", "retried, then recorded"])
+@pytest.mark.parametrize("state", [DELIVERED, PENDING])
+def test_numbers_go_on_where_one_was_cancelled_while_it_was_tried(
+    database: Database, state: DeliveryState, retried_first: bool
+) -> None:
+    event = due(database)
+    claim(database)
+    database.write(lambda c: queue.cancel(c, event, "crm", NOW))
+    steps = [
+        lambda: record(database, completion(event, state=state)),
+        lambda: database.write(lambda c: queue.retry(c, event, "crm", NOW)),
+    ]
+    for step in reversed(steps) if retried_first else steps:
+        step()
+
+    (job,) = claim(database, priority=Priority.RETRY, token="again")
+    record(database, completion(event, lease_token="again", attempt_count=2, attempt=attempt(event, 2)))
+
+    assert job.attempt_count == 1
+    assert [(a["event_id"], a["number"]) for a in attempts(database)] == [(event, 1), (event, 2)]
 
 
 def test_the_same_result_written_twice_is_written_once(database: Database) -> None:

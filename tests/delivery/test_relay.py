@@ -422,6 +422,24 @@ def test_a_delivery_reserved_before_the_breaker_opened_is_not_stuck(database: Da
 
 
 @on_one_database
+def test_a_sink_that_fails_nearly_always_is_held_back_though_it_never_fails_often_in_a_row(
+    database: Database, crm: SampleSink, logs: list[Any]
+) -> None:
+    crm.answer_next(*([500] * 7 + [200]) * 20)
+    settings = sink(url(crm), concurrency=1, breaker_cooldown_seconds=60, **QUICK | {"retry_schedule_seconds": [600]})
+
+    async def scenario() -> None:
+        async with station(database, crm=settings) as here:
+            await here.post(*(raw_event(n) for n in range(40)))
+            await until(lambda: here.relay.snapshot("crm")["breaker"] == "open", "an open breaker")
+            await until(here.is_idle, "all given back")
+
+    run(scenario())
+    assert crm.total == 20
+    assert [line["event"] for line in logs if "breaker" in line["event"]] == ["sink.breaker_opened"]
+
+
+@on_one_database
 def test_with_an_open_breaker_it_does_not_spin(database: Database, crm: SampleSink) -> None:
     store_many(database, 50)
     crm.answer_always(500)

@@ -193,6 +193,20 @@ def test_tls_to_a_port_that_speaks_none_is_a_tls_failure() -> None:
     assert run(scenario()).outcome == "tls"
 
 
+def test_a_port_that_hangs_up_during_the_handshake_is_told_in_words() -> None:
+    async def scenario() -> AttemptResult:
+        async with raw_server(lambda reader, writer: reader.read(1)) as port:
+            (result,) = await attempts(f"https://127.0.0.1:{port}/")
+            return result
+
+    result = run(scenario())
+
+    assert (result.outcome, result.error) == (
+        "connect",
+        "no connection to the sink: it hung up during the TLS handshake",
+    )
+
+
 @pytest.mark.parametrize(
     "answer",
     [
