@@ -18,11 +18,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.errors import PROBLEM_CONTENT_TYPE, BadRequest, problem_body
 
-try:
-    import resource
-except ImportError:  # Windows has no such bound
-    resource = None  # type: ignore[assignment]
-
 log = structlog.get_logger(__name__)
 
 MADE_ROOM = "connections.made_room"
@@ -46,7 +41,9 @@ def most_connections() -> int:
     What the operating system lets us open is not for strangers alone: without a file left, nothing is stored and no
     sink is reached.
     """
-    if resource is None:
+    try:
+        import resource  # noqa: PLC0415  Windows has no such bound
+    except ImportError:
         return MOST_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = WANTED_FILES if hard == resource.RLIM_INFINITY else min(WANTED_FILES, hard)

@@ -35,7 +35,7 @@ from app.models import Delivery, Event, Priority
 from app.query.queries import all_attempts
 from app.settings import SinkSettings, WebhookSettings
 from app.simulator.server import LocalServer
-from app.simulator.sink import Answer, SampleSink
+from app.simulator.sink import Answer, ReceivedRequest, SampleSink
 from tests.delivery.support import make_job, raw_event, run, sink, store_event, until
 from tests.e2e.service import ids_in
 from tests.factories import event_values, insert
@@ -836,13 +836,17 @@ def test_the_lease_of_a_long_request_is_renewed(sqlite_url: str, crm: SampleSink
 
 @pytest.mark.parametrize("more", [{}, {"batch_size": 3, "batch_linger_seconds": 0.01}], ids=["one by one", "batches"])
 def test_what_is_cancelled_or_erased_while_it_waits_in_memory_is_not_sent(
-    database: Database, crm: SampleSink, more: dict[str, Any]
+    database: Database, more: dict[str, Any]
 ) -> None:
     gate = threading.Event()
-    crm.answer_with(lambda request: 200 if gate.wait(20) else 503)
 
-    async def scenario() -> None:
-        async with station(database, crm=sink(url(crm), concurrency=1, timeout_seconds=30, **more)) as here:
+    def hold(_: ReceivedRequest) -> None:
+        gate.wait(20)
+
+    crm = SampleSink(on_request=hold)
+
+    async def scenario(target: str) -> None:
+        async with station(database, crm=sink(target, concurrency=1, timeout_seconds=30, **more)) as here:
             bodies = [raw_event(n) for n in range(12)]
             await here.post(*bodies)
             await until(lambda: crm.total == 1, "the first to be on its way")
@@ -859,10 +863,11 @@ def test_what_is_cancelled_or_erased_while_it_waits_in_memory_is_not_sent(
             sent = {id for request in crm.requests for id in ids_in(request.body)}
             assert sent == {id for body in bodies for id in ids_in(body)} - {*gone, cancelled}
 
-    try:
-        run(scenario())
-    finally:
-        gate.set()
+    with LocalServer(crm) as server:
+        try:
+            run(scenario(server.url))
+        finally:
+            gate.set()
     assert states(database) == {"delivered": 7, "cancelled": 1}
 
 
