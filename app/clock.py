@@ -5,6 +5,8 @@ import time
 from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Of the years 1 to 9999, in microseconds since 1970: beyond them a `datetime` has no room.
+EARLIEST_MICROS, LATEST_MICROS = -62_135_596_800_000_000, 253_402_300_799_999_999
 
 
 def utc_now() -> datetime:

@@ -204,7 +204,10 @@ class Database:
 
 
 def is_outage(error: BaseException) -> bool:
-    """The database is gone, full, locked or stopping, or takes too long: trying again later can help."""
+    """The database is gone, full, locked or stopping, or takes too long: trying again later can help. Not so what is
+    beyond PostgreSQL's limits (class 54), though that is among its operational errors."""
+    if (sqlstate_of(error) or "").startswith("54"):
+        return False
     if isinstance(error, DBAPIError):
         return isinstance(error, OperationalError) or error.connection_invalidated
     return isinstance(error, (*_DRIVER_OUTAGES, TimeoutError))

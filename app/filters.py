@@ -22,12 +22,11 @@ from app.db import BEYOND_IDS, NO_ID
 from app.mailjet.vocabulary import normal_email
 from app.models import DeliveryState, Outcome
 from app.partitions import first_id
-from app.views import clean
+from app.views import MAX_COLUMN_CHARS, clean, short
 
 Condition = sa.ColumnElement[bool]
 
 MAX_VALUES = 1000  # of one filter; all together stay below the 32,766 parameters of one SQLite statement
-STORED_CHARS = 500  # columns hold that much of a text, so a longer filter is cut to what it can find
 
 _MOMENT = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,30}))?(?:[Zz]|([+ -])(\d\d):(\d\d))", re.ASCII
@@ -77,12 +76,12 @@ def _whole(value: Any) -> Any:
 
 
 def _stored(text: str) -> str:
-    """The text as a column holds it: neither NUL, which PostgreSQL refuses, nor lone surrogates."""
-    return (clean(text) or "")[:STORED_CHARS]
+    """The text as a column holds it: neither NUL, which PostgreSQL refuses, nor lone surrogates, and no longer."""
+    return (clean(text) or "")[:MAX_COLUMN_CHARS]
 
 
 def _email(text: str) -> str:
-    return normal_email(_stored(text))
+    return normal_email(short(_stored(text)))
 
 
 def _domain(text: str) -> str:
@@ -92,7 +91,7 @@ def _domain(text: str) -> str:
 def _type(text: str) -> str:
     if "," in text:
         raise PydanticCustomError("one_type", "is one type; repeat the parameter for each")
-    return _stored(text)
+    return short(_stored(text))
 
 
 Several = Field(max_length=MAX_VALUES)

@@ -131,8 +131,8 @@ class RequestIdMiddleware:
 class BodyLimit:
     """Refuses larger bodies before anything reads them, whoever sends them; paths that start with `but` go through.
 
-    A body that tells its length is refused unread; one that does not is cut off at the limit. `larger` may allow a
-    request more than `most`: None means that it does not.
+    A body that tells its length is refused unread; one that does not is cut off at the limit. `larger`, asked only
+    where a body is beyond `most`, may allow a request more: None means that it does not.
     """
 
     def __init__(
@@ -147,23 +147,28 @@ class BodyLimit:
         if scope["type"] != "http" or scope["path"].startswith(self._but):
             await self.app(scope, receive, send)
             return
-        most = self._larger(scope) or self._most
-        too_large = BodyTooLarge(f"a request body holds at most {most} bytes")
         told = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if told.isdigit() and (len(told) > 18 or int(told) > most):
-            await problem_response(Request(scope), too_large)(scope, receive, send)
-            return
+        most = self._most
+        if told.isdigit():
+            size = int(told[:18])
+            if size > most and size > (most := self._larger(scope) or most):
+                await problem_response(Request(scope), _too_large(most))(scope, receive, send)
+                return
         size = 0
 
         async def receive_bounded() -> Message:
-            nonlocal size
+            nonlocal size, most
             message = await receive()
             size += len(message.get("body", b""))
-            if size > most:
-                raise too_large
+            if size > most and size > (most := self._larger(scope) or most):
+                raise _too_large(most)
             return message
 
         await self.app(scope, receive_bounded, send)
+
+
+def _too_large(most: int) -> BodyTooLarge:
+    return BodyTooLarge(f"a request body like this one, and from this caller, holds at most {most} bytes")
 
 
 def request_id_of(request: Request) -> str:

@@ -75,6 +75,7 @@ from app.tracing.switch import make_tracer
 log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 10.0
+MAX_STRANGERS_BODY_BYTES = 64 * 1024  # FastAPI reads a body before it asks for a key
 MAX_REST_BODY_BYTES = 1024 * 1024
 MAX_CONNECTOR_BODY_BYTES = 24 * 1024 * 1024  # Mailjet takes attachments of 15 MB, which are 20 MB as base64
 
@@ -377,7 +378,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(rest)
     app.include_router(dashboard_routes.build_router(make_desk(service)))
     app.add_middleware(  # callbacks have a limit of their own
-        BodyLimit, most=MAX_REST_BODY_BYTES, but="/webhooks/", larger=lambda scope: _larger_body(scope, keys)
+        BodyLimit, most=MAX_STRANGERS_BODY_BYTES, but="/webhooks/", larger=lambda scope: _larger_body(scope, keys)
     )
     _document_receiving(app)
     install_problem_handlers(app)
@@ -386,11 +387,11 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _larger_body(scope: Scope, keys: ApiKeys) -> int | None:
-    """Messages with attachments and long lists of contacts are larger than other requests; only from who has a key."""
-    if not scope["path"].startswith("/v1/connections/"):
-        return None
+    """Only from who has a key. Messages with attachments and long lists of contacts are larger than other requests."""
     told = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-    return MAX_CONNECTOR_BODY_BYTES if keys.knows(told.decode("latin-1")) else None
+    if not keys.knows(told.decode("latin-1")):
+        return None
+    return MAX_CONNECTOR_BODY_BYTES if scope["path"].startswith("/v1/connections/") else MAX_REST_BODY_BYTES
 
 
 def _document_receiving(app: FastAPI) -> None:

@@ -24,7 +24,7 @@ from app.main import Service, create_app, make_registrar
 from app.migrate import migrate
 from app.registration.service import Registrar
 from app.settings import Settings
-from app.wire import BoundedProtocol
+from app.wire import BoundedProtocol, most_connections
 
 log = structlog.get_logger(__name__)
 
@@ -88,7 +88,7 @@ def run(app: FastAPI, settings: Settings) -> int:
     _listen_for_log_level(app.state.service, settings.log_level)
     log.info(
         "service.starting", version=__version__, role=settings.role, host=settings.host, port=settings.port,
-        webhooks=list(settings.effective_webhooks), sinks=list(settings.sinks),
+        webhooks=list(settings.effective_webhooks), sinks=list(settings.sinks), most_connections=most_connections(),
     )  # fmt: skip
     try:
         server.run()

@@ -99,6 +99,18 @@ def exact(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
+MAX_COLUMN_CHARS = 500
+MAX_INDEXED_BYTES = 800  # two of them share an entry
+
+
+def short(text: str) -> str:
+    """The start of a clean text that fits beside another one into an index entry: PostgreSQL refuses one over 2,700
+    bytes, and with it whatever else was to be written. No address and no type of Mailjet's comes near."""
+    cut = text[:MAX_COLUMN_CHARS]
+    encoded = cut.encode()
+    return cut if len(encoded) <= MAX_INDEXED_BYTES else encoded[:MAX_INDEXED_BYTES].decode("utf-8", "ignore")
+
+
 def clean(text: str | None) -> str | None:
     """Text that PostgreSQL and UTF-8 can carry: NUL and lone surrogates become U+FFFD. The raw text keeps them."""
     if text is None:

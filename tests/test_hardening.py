@@ -11,15 +11,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
+from app.completeness.routes import CompletenessQuery
 from app.db import Database
+from app.filters import QuarantineQuery
 from app.main import create_app
 from app.migrate import migrate
+from app.query.cursor import encode_cursor, scope_of
+from app.query.suppression_lists import SuppressionQuery
 from app.settings import Settings, load_settings
-from tests.e2e.service import ServiceProcess
+from app.simulator.server import LocalServer
+from app.simulator.sink import SampleSink
+from tests.e2e.service import PASSWORD, ServiceProcess
 
 KEY = {"authorization": "Bearer full"}
 EVENT = b'{"event":"open","time":1433103519,"MessageID":19421777396190490,"email":"a@example.com"}'
@@ -49,6 +56,18 @@ def test_a_large_rest_body_is_refused_unread_and_without_a_key(client: TestClien
     assert response.status_code == 413
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "in chunks"])
+@pytest.mark.parametrize("path", ["/v1/replays", "/v1/connections/default/messages", "/dashboard/sign-in"])
+def test_little_is_gathered_for_who_has_no_key(client: TestClient, path: str, chunked: bool):
+    body = b" " * 100_000
+    content = (part for part in [body]) if chunked else body
+
+    # FastAPI calls a body that is cut off a bad request.
+    assert client.post(path, content=content).status_code == (400 if chunked and path.startswith("/v1/") else 413)
+    if path.startswith("/v1/"):
+        assert client.post(path, content=body, headers=KEY).status_code in (400, 422)
 
 
 @pytest.mark.parametrize("path", ["/webhooks/orders/", "/v1/events/"])
@@ -122,6 +141,50 @@ def test_more_elements_than_we_read_are_kept_as_one_entry(client: TestClient):
     answer = post(client, b"[" + b"1," * 200_000 + b"1]").json()
 
     assert answer == {"received": 1, "stored": 0, "duplicates": 0, "quarantined": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "rest"), [("quarantine", ["x"]), ("suppressions", ["x"]), ("completeness", ["x", "y"])]
+)
+@pytest.mark.parametrize("number", [2**63 - 1, -(2**63), 253_402_300_799_999_999, -62_135_596_800_000_000, -1])
+def test_a_made_up_cursor_is_refused_or_a_place_but_no_fault(
+    client: TestClient, path: str, rest: list[str], number: int
+):
+    names = {"quarantine": QuarantineQuery, "suppressions": SuppressionQuery, "completeness": CompletenessQuery}
+    cursor = encode_cursor(scope_of(path, names[path]().normalised(), "desc"), (number, *rest))
+
+    response = client.get(f"/v1/{path}", params={"cursor": cursor}, headers=KEY)
+
+    assert response.status_code == 200 or response.json()["code"] == "bad_cursor"
+
+
+@pytest.mark.parametrize("name", ["after", "before"])
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "1969-12-31T23:59:59Z"])
+@pytest.mark.parametrize(
+    "path", ["events", "feed", "deliveries", "quarantine", "suppressions", "completeness", "stats", "exports/events"]
+)
+def test_no_time_of_the_calendar_is_a_fault(client: TestClient, path: str, name: str, moment: str):
+    assert client.get(f"/v1/{path}", params={name: moment}, headers=KEY).status_code in (200, 422)
+
+
+@pytest.mark.parametrize("said", [b"", b"POST /v1/replays HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{"])
+def test_strangers_who_hold_connections_keep_no_event_and_no_delivery_away(tmp_path: Path, said: bytes):
+    sink = SampleSink()
+    with LocalServer(sink) as server, contextlib.ExitStack() as held:
+        environment = {"JETHOOK_SINKS__CRM__URL": server.url}
+        service = ServiceProcess(tmp_path, f"sqlite:///{tmp_path / 'test.db'}", environment, files=200)
+        held.enter_context(service)
+        for _ in range(250):  # more than it may have files open
+            stranger = held.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=20))
+            with contextlib.suppress(ConnectionError):
+                stranger.sendall(said)
+
+        with httpx2.Client(base_url=service.url, timeout=20) as newcomer:
+            answer = newcomer.post("/webhooks/orders", content=EVENT, auth=("jethook", PASSWORD))
+
+        assert answer.status_code == 200
+        assert sink.wait_for(1)[0].json()["email"] == "a@example.com"
+        assert service.log_lines("connections.made_room")
 
 
 def test_a_request_head_without_end_is_cut_off_and_long_bodies_are_not(tmp_path: Path):

@@ -21,7 +21,7 @@ from app.clock import to_micros, utc_now, wait_for_event
 from app.completeness import backfill_queries as queries
 from app.completeness.backfill_queries import Row
 from app.connector.doors import Doors
-from app.db import Database
+from app.db import Database, is_outage
 from app.dispatch.matching import Matcher
 from app.errors import AppError
 from app.ingest.identity import event_id
@@ -49,7 +49,6 @@ REST_SECONDS = 300.0  # while there are none; `wake` tells of new ones
 FAILED_SECONDS = 10.0
 PATIENCE = timedelta(hours=24)  # of failures, then it is given up
 RATE_PER_SECOND = 10.0
-SECOND = timedelta(seconds=1)
 
 
 @dataclass(slots=True)
@@ -141,12 +140,17 @@ class Backfills:
         try:
             return await self._step(row)
         except (MailjetError, AppError) as error:
-            passing = isinstance(error, MailjetError) and error.retryable
-            if passing and self._now() - row.created_at <= PATIENCE:
-                log.warning(STEP_FAILED, job=row.id, error=type(error).__name__)
-                return FAILED_SECONDS
-            await self._end(row, ReplayState.FAILED, str(error))
-            return 0.0
+            passing, told = isinstance(error, MailjetError) and error.retryable, str(error)
+            log.warning(STEP_FAILED, job=row.id, error=type(error).__name__)
+        except Exception as error:
+            if is_outage(error):
+                raise  # it is the same for all of them
+            passing, told = True, f"a fault of ours ({type(error).__name__}); the log has more"
+            log.exception(STEP_FAILED, job=row.id)
+        if passing and self._now() - row.created_at <= PATIENCE:
+            return FAILED_SECONDS
+        await self._end(row, ReplayState.FAILED, told)
+        return 0.0
 
     async def _step(self, row: Row) -> float:
         """Some messages; seconds to wait, so that Mailjet is not asked faster than wished."""
@@ -163,8 +167,8 @@ class Backfills:
         return max(wanted - (time.monotonic() - began), 0.0)
 
     async def _look(self, door: Door, row: Row) -> Found:
-        # Mailjet leaves the moment of `FromTS` out.
-        span: dict[str, str | int] = {"FromTS": _seconds(row.since - SECOND), "ToTS": _seconds(row.until + SECOND)}
+        # Mailjet leaves the moment of `FromTS` out, and had no messages before 1970.
+        span: dict[str, str | int] = {"FromTS": max(_seconds(row.since) - 1, 0), "ToTS": _seconds(row.until) + 1}
         found = Found(page=await list_messages(door, span, Place(row.offset, row.last_id), PAGE))
         messages = [item for item in found.page.items if _arrived_within(item, row)] if found.page else []
         histories = await asyncio.gather(*(list_history(door, str(item["ID"])) for item in messages))

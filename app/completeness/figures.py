@@ -36,8 +36,9 @@ def ratio_of(expected: int, stored: int) -> float | None:
     return min(stored / expected, 1.0) if expected else None
 
 
-def day_of(moment: datetime) -> int:
-    return (moment - EPOCH) // DAY
+def day_of(moment: datetime, *, rounded_up: bool = False) -> int:
+    """Days since 1970; the one it lies in, or `rounded_up` the first that begins then or later."""
+    return -((EPOCH - moment) // DAY) if rounded_up else (moment - EPOCH) // DAY
 
 
 def date_of(day: int) -> date:

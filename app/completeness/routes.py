@@ -1,7 +1,7 @@
 """`GET /v1/completeness`."""
 
 # Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
@@ -12,6 +12,7 @@ from app.clock import rfc3339
 from app.completeness import queries
 from app.completeness.figures import date_of, day_of, is_settled, ratio_of
 from app.db import Database
+from app.errors import BadCursor
 from app.filters import Moments, Paging, Several, Texts
 from app.http import PROBLEM_RESPONSES, ApiKeys
 from app.query.cursor import decode_cursor, encode_cursor, scope_of
@@ -78,6 +79,8 @@ def build_router(database: Database, keys: ApiKeys) -> APIRouter:
     def list_completeness(request: Request, query: Annotated[CompletenessQuery, Query()]) -> Response:
         scope = scope_of("completeness", query.normalised(), query.order)
         position = None if query.cursor is None else decode_cursor(query.cursor, scope, (int, str, str))
+        if position is not None and not 0 <= int(position[0]) < 2**31:  # no day that the column could hold
+            raise BadCursor("the cursor is broken; start again without it")
         with database.reading() as connection:
             rows, has_more = queries.page(
                 connection, _conditions(query), position, descending=query.order == "desc", limit=query.limit
@@ -99,7 +102,7 @@ def _conditions(query: CompletenessQuery) -> list[sa.ColumnElement[bool]]:
     if query.after:
         found.append(queries.found.c.day >= day_of(min(query.after)))
     if query.before:
-        found.append(queries.found.c.day <= day_of(max(query.before) - timedelta(microseconds=1)))
+        found.append(queries.found.c.day < day_of(max(query.before), rounded_up=True))
     return found
 
 

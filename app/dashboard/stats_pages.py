@@ -18,6 +18,7 @@ from app.dashboard.history import SPANS, Asked
 from app.dashboard.pages import HEADERS
 from app.dashboard.sessions import Session
 from app.errors import NotFound
+from app.views import clean
 
 PATH = "/dashboard/statistics"
 Rows = list[dict[str, Any]]
@@ -52,14 +53,16 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
     def download(name: str, span: str = "week", webhook: str = "") -> Response:
         if name not in TABLES:
             raise NotFound("there is no such table")
+        asked = _asked(span, webhook)
         with desk.database.reading() as connection:
-            rows = TABLES[name][1](connection, _asked(span, webhook))
-        headers = HEADERS | {"content-disposition": f'attachment; filename="jethook-{name}-{span}.csv"'}
+            rows = TABLES[name][1](connection, asked)
+        headers = HEADERS | {"content-disposition": f'attachment; filename="jethook-{name}-{asked.span}.csv"'}
         return Response(csv_of(rows), headers=headers, media_type="text/csv; charset=utf-8")
 
 
 def _asked(span: str, webhook: str) -> Asked:
-    return Asked(span if span in SPANS else "week", (webhook,) if webhook else (), utc_now())
+    name = clean(webhook)
+    return Asked(span if span in SPANS else "week", (name,) if name else (), utc_now())
 
 
 def csv_of(rows: Sequence[dict[str, Any]]) -> str:

@@ -231,27 +231,27 @@ def _events_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, tuple
     return found
 
 
-def renew(connection: Connection, *, held: Mapping[str, Iterable[str]], lease_token: str, until: datetime) -> int:
-    """Prolong the leases of `lease_token` on what is held, sink -> event ids; the number prolonged.
+def renew(
+    connection: Connection, *, held: Mapping[str, Iterable[str]], lease_token: str, until: datetime
+) -> dict[str, set[str]]:
+    """Prolong the leases of `lease_token` on what is held, sink -> event ids; those of them that are ours no more: they
+    are settled, cancelled, erased, or somebody else's by now.
 
     By name and not by token: a row that bears our token and is in nobody's hand (a commit whose answer got lost) must
     become due. And by the primary key, where a backlog of due rows costs nothing.
     """
-    renewed = 0
+    lost: dict[str, set[str]] = {}
     for sink, ids in sorted(held.items()):
         for chunk in chunks(sorted(ids), 256):
-            statement = (
-                sa.update(_deliveries)
-                .where(
-                    _deliveries.c.sink == sink,
-                    _deliveries.c.event_id.in_(chunk),
-                    _deliveries.c.state == DeliveryState.PENDING.value,
-                    _deliveries.c.lease_token == lease_token,
-                )
-                .values(next_attempt_at=until)
-            )
-            renewed += connection.execute(statement).rowcount
-    return renewed
+            ours = (
+                _deliveries.c.sink == sink, _deliveries.c.event_id.in_(chunk),
+                _deliveries.c.state == DeliveryState.PENDING.value, _deliveries.c.lease_token == lease_token,
+            )  # fmt: skip
+            renewed = connection.execute(sa.update(_deliveries).where(*ours).values(next_attempt_at=until)).rowcount
+            if renewed < len(chunk):
+                left = connection.execute(sa.select(_deliveries.c.event_id).where(*ours)).scalars()
+                lost.setdefault(sink, set()).update(set(chunk).difference(left))
+    return lost
 
 
 class Outlook(NamedTuple):

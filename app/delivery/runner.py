@@ -11,7 +11,7 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -178,6 +178,18 @@ class SinkRunner:
             self._hold(job.priority)
             self._held_ids.add(job.event_id)
         self._queue(fresh)
+
+    def drop(self, event_ids: Collection[str]) -> None:
+        """What is ours no more (cancelled, erased, somebody else's) and still waits here is not sent."""
+        dropped: list[Job] = []
+        for priority in Priority:
+            for parcel in self._ready[priority]:
+                dropped += [job for job in parcel.jobs if job.event_id in event_ids]
+                parcel.jobs = [job for job in parcel.jobs if job.event_id not in event_ids]
+            self._ready[priority] = deque(parcel for parcel in self._ready[priority] if parcel.jobs)
+            dropped += [job for _, job in self._loose[priority] if job.event_id in event_ids]
+            self._loose[priority] = deque(one for one in self._loose[priority] if one[1].event_id not in event_ids)
+        self._let_go(dropped)
 
     def _queue(self, jobs: Sequence[Job]) -> None:
         if not self._sending or self._paused or not self.breaker.free_slots(self._clock(), 1):
@@ -350,7 +362,7 @@ class SinkRunner:
             decision = self._judge(parcel, result)
             completions = completions_of(parcel, at, now, result, decision, self._outbox.lease_token)
         except Exception:  # a bug of ours; it is tried again when its lease has run out, and not at once and for ever
-            self._let_go(parcel)
+            self._let_go(parcel.jobs)
             raise
         self._record(parcel, completions)
         self._observe(parcel, now, result, decision)
@@ -441,13 +453,13 @@ class SinkRunner:
         # In an order, the next of the same key waits for it.
         self._outbox.record(Report(completions, partial(self._recorded, parcel, completions[0]), self.is_ordered))
 
-    def _let_go(self, parcel: Parcel) -> None:
-        for job in parcel.jobs:
+    def _let_go(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
             self._held_ids.discard(job.event_id)
             self._free(job.priority)
 
     def _recorded(self, parcel: Parcel, first: Completion) -> None:
-        self._let_go(parcel)
+        self._let_go(parcel.jobs)
         if first.state is DeliveryState.PENDING:
             self._outbox.wake_at(from_micros(first.next_attempt_micros))
         elif self.is_ordered:

@@ -69,7 +69,7 @@ class Relay:
         self._claims: Lane[ClaimRequest, list[Job]] = commits.lane(_Claims(self._claimed))
         self._batches: Lane[BatchNote, None] = commits.lane(_Batches())
         # In the lane and not beside it: two transactions of ours over the same rows could lock each other out.
-        self._renewals: Lane[Renewal, None] = commits.lane(_Renewals())
+        self._renewals: Lane[Renewal, dict[str, set[str]]] = commits.lane(_Renewals())
         self.metrics = metrics
         self.herald = herald
         self.address_rules = address_rules
@@ -318,11 +318,13 @@ class Relay:
         while True:
             renewal = Renewal(held, self.lease_token, utc_now() + timedelta(seconds=LEASE_SECONDS))
             try:
-                await self._renewals.submit(renewal)
+                lost = await self._renewals.submit(renewal)
             except Exception as error:  # noqa: BLE001  a lost lease costs a repeat at most
                 log.warning("delivery.renew_failed", error=type(error).__name__)
                 await asyncio.sleep(RENEW_AGAIN_SECONDS)
             else:
+                for name, ids in lost.items():
+                    self.runners[name].drop(ids)
                 return
 
     async def _gauge_loop(self) -> None:
@@ -380,14 +382,14 @@ class Renewal:
 
 
 class _Renewals:
-    """The lane of leases that go on."""
+    """The lane of leases that go on; a renewal's result is what is ours no more."""
 
-    def execute(self, connection: Connection, items: Sequence[Renewal]) -> list[None]:
-        for item in items:
-            queue.renew(connection, held=item.held, lease_token=item.lease_token, until=item.until)
-        return [None] * len(items)
+    def execute(self, connection: Connection, items: Sequence[Renewal]) -> list[dict[str, set[str]]]:
+        return [
+            queue.renew(connection, held=item.held, lease_token=item.lease_token, until=item.until) for item in items
+        ]
 
-    def committed(self, items: Sequence[Renewal], results: Sequence[None]) -> None: ...
+    def committed(self, items: Sequence[Renewal], results: Sequence[dict[str, set[str]]]) -> None: ...
 
     def failed(self, items: Sequence[Renewal]) -> None: ...
 

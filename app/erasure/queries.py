@@ -12,13 +12,25 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app import ledger, operator_events
-from app.erasure.search import Finds, holds, without
+from app.erasure.search import ERASED, Finds, finder, holds, without
 from app.errors import ErasureNotFound
 from app.filters import Unindexed
 from app.ledger import Entry
 from app.mailjet.vocabulary import normal_email
-from app.maintenance.expiry import delete_events, deliveries, events
-from app.models import DeliveryState, Erasure, ErasureState, KeptPayload, Quarantined, Replay, Send, SinkState
+from app.maintenance.expiry import delete_events, deliveries, events, traces
+from app.models import (
+    AddressSpelling,
+    DeliveryState,
+    Erasure,
+    ErasureState,
+    KeptPayload,
+    Quarantined,
+    Replay,
+    Send,
+    SinkState,
+    Suppression,
+    SuppressionAct,
+)
 from app.suppressions.queries import spellings
 
 Row = sa.Row[Any]
@@ -31,6 +43,10 @@ _sends: sa.Table = Send.__table__  # type: ignore[attr-defined]
 _kept: sa.Table = KeptPayload.__table__  # type: ignore[attr-defined]
 
 CANCELLED = "deliveries_cancelled"
+_BESIDE = Erasure, Suppression, SuppressionAct, AddressSpelling, Quarantined, Replay, SinkState, Send
+BESIDE = tuple(table.__tablename__ for table in _BESIDE)
+"""The tables beside the events that an erasure changes, its own among them: it held the address. Too few rows of theirs
+are dead afterwards for PostgreSQL to clear them up by itself."""
 _SEARCHED = (_sinks.c.last_error, _sinks.c.paused_reason)
 
 
@@ -119,6 +135,7 @@ def erase_events(connection: Connection, ids: Sequence[str]) -> Counter[str]:
     states = connection.execute(mine.with_for_update()).scalars().all()
     erased = delete_events(connection, lambda key: key.in_(ids), Entry.ERASED)
     connection.execute(sa.delete(_kept).where(_kept.c.event_id.in_(ids)))
+    connection.execute(sa.delete(traces).where(traces.c.event_id.in_(ids)))
     erased[CANCELLED] = sum(state == DeliveryState.PENDING for state in states)
     return erased
 
@@ -166,19 +183,30 @@ def erase_errors(connection: Connection, finds: Finds) -> int:
 
 
 def blank_in_sends(connection: Connection, email: str) -> int:
-    """Take the address out of what is kept of requests to send, which is seven days; the number of requests."""
-    told = orjson.dumps(email.lower()).decode().strip('"')
-    like = sa.func.lower(_sends.c.messages).contains(told, autoescape=True)
+    """Take the address out of what is kept of requests to send, which is seven days; the number of requests. Mailjet's
+    words for why it refused a message may name it too."""
+    local, at, _ = email.rpartition("@")
+    # By what has to be the same to the letter: databases differ in which letters they make small.
+    told = orjson.dumps(local + at if at else email).decode()[1:-1]
+    like = _sends.c.messages.contains(told, autoescape=True)
     rows = connection.execute(sa.select(_sends.c.connection, _sends.c.key, _sends.c.messages).where(like)).all()
+    finds = finder(email, folded=False)
     blanked = 0
     for row in rows:
         entries = orjson.loads(row.messages)
-        recipients = [one for entry in entries for one in (entry["result"] or {}).get("recipients", ())]
-        mine = [one for one in recipients if normal_email(one.get("email") or "") == email]
-        for one in mine:
-            one["email"] = ""
-        if mine:
+        if sum(_blank(entry["result"], email, finds) for entry in entries if entry["result"]):
             here = (_sends.c.connection == row.connection, _sends.c.key == row.key)
             connection.execute(sa.update(_sends).where(*here).values(messages=orjson.dumps(entries).decode()))
             blanked += 1
     return blanked
+
+
+def _blank(result: dict[str, Any], email: str, finds: Finds) -> bool:
+    """Was there anything?"""
+    mine = [one for one in result.get("recipients", ()) if normal_email(one.get("email") or "") == email]
+    naming = [fault for fault in result.get("errors", ()) if finds(fault.get("message") or "")]
+    for one in mine:
+        one["email"] = ""
+    for fault in naming:
+        fault["message"] = ERASED
+    return bool(mine or naming)

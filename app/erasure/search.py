@@ -18,7 +18,8 @@ from app.views import clean
 
 ERASED = "(erased)"
 _DEPTH = 3  # JSON in a text of JSON in a text of JSON
-_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/]))')
+_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
+_CONTROLS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 Finds = Callable[[str], bool]
 
@@ -65,7 +66,7 @@ def _readings(text: str) -> Iterator[str]:
 
 
 def _unescaped(match: re.Match[str]) -> str:
-    return chr(int(match[1], 16)) if match[1] else match[2]
+    return chr(int(match[1], 16)) if match[1] else _CONTROLS.get(match[2], match[2])
 
 
 def without(selection: str, finds: Finds) -> str:

@@ -228,7 +228,7 @@ class Erasures:
             await truncate_log(self._database, pace)
             return
         try:
-            for part in sorted(parts):
+            for part in (*sorted(parts), *queries.BESIDE):
                 await self._database.run_aside(lambda c, part=part: c.execute(f"VACUUM (SKIP_LOCKED) {part}"))  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001  autovacuum comes by itself, later
             log.warning(VACUUM_FAILED, error=type(error).__name__)

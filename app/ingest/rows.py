@@ -1,6 +1,7 @@
 """One Mailjet event -> the row that keeps it. Pure.
 
-Columns hold what can be searched for, cleaned so that both databases take them; the raw text keeps everything as sent.
+Columns hold what can be searched for, cleaned and cut so that both databases and their indexes take them; the raw text
+keeps everything as sent.
 """
 
 from __future__ import annotations
@@ -10,10 +11,7 @@ from typing import Any
 from app.mailjet.machines import judge
 from app.mailjet.payloads import MailjetEvent
 from app.mailjet.vocabulary import as_id, as_text, normal_email, outcome_of, permanent_of, reason_of
-from app.views import clean
-
-# PostgreSQL refuses an index entry over 2,700 bytes. Nothing of Mailjet's comes near; the raw text has it whole.
-MAX_COLUMN_CHARS = 500
+from app.views import MAX_COLUMN_CHARS, clean, short
 
 
 def event_row(
@@ -22,13 +20,13 @@ def event_row(
     """A tuple in the order of `EVENT_COLUMNS`; times are microseconds since 1970."""
     payload = event.payload
     email = _column(payload.get("email"))
-    email = normal_email(email) if email else None
+    email = normal_email(short(email)) if email else None
     reason, group = reason_of(payload)
     return (
         event_id,
         webhook,
         connection,
-        _column(event.type) or event.type,
+        short(_column(event.type) or event.type),
         outcome_of(event.type, payload),
         event.time * 1_000_000,
         received_micros,

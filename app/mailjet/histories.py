@@ -17,7 +17,7 @@ import orjson
 
 from app.mailjet.answers import whole_number
 from app.mailjet.messages import HISTORY_TYPES, STATES
-from app.mailjet.payloads import MailjetEvent
+from app.mailjet.payloads import LATEST_TIME, MailjetEvent
 from app.mailjet.vocabulary import ERRORS, EVENT_TYPES, ORIGIN_KEY, as_bool, as_text
 
 ORIGIN = "messagehistory"
@@ -31,20 +31,27 @@ _STATE_WORDS = {number: word for word, number in STATES.items()}
 
 
 def event_of(message: Mapping[str, Any], entry: Mapping[str, Any]) -> MailjetEvent | None:
-    """Both as Mailjet sends them. None for what has no callback (a workflow's exit), or lacks its time."""
+    """Both as Mailjet sends them. None for what has no callback (a workflow's exit), or lacks a time as callbacks have
+    it: in milliseconds, say, it would be a row that nobody can show."""
     word = (as_text(entry.get("EventType")) or "").lower()
     event_type, time = HISTORY_TYPES.get(word, word), whole_number(entry.get("EventAt"))
-    if event_type not in EVENT_TYPES or time is None:
+    if event_type not in EVENT_TYPES or time is None or time > LATEST_TIME:
         return None
     payload = {
-        "event": event_type, "time": time, "MessageID": whole_number(message.get("ID")) or 0,
+        "event": event_type, "time": time, "MessageID": _id(message.get("ID")),
         "Message_GUID": as_text(message.get("UUID")) or "", "email": as_text(message.get("ContactAlt")) or "",
-        "mj_campaign_id": whole_number(message.get("CampaignID")) or 0,
-        "mj_contact_id": whole_number(message.get("ContactID")) or 0, "customcampaign": "",
+        "mj_campaign_id": _id(message.get("CampaignID")), "mj_contact_id": _id(message.get("ContactID")),
+        "customcampaign": "",
         "CustomID": as_text(message.get("CustomID")) or "", "Payload": "",
         **_extras(event_type, word, message, entry), ORIGIN_KEY: ORIGIN,
     }  # fmt: skip
     return MailjetEvent(event_type, time, payload, orjson.dumps(payload).decode())
+
+
+def _id(value: Any) -> int:
+    """0 for none; Mailjet's have 64 bits, and no JSON writer of ours takes more."""
+    number = whole_number(value)
+    return number if number is not None and number < 2**64 else 0
 
 
 def _extras(event_type: str, word: str, message: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ LATEST_TIME = 4_102_444_800  # the first second of the year 2100
 _PLAIN = frozenset({str, int, bool, type(None)})
 _WHITE = re.compile(r"[ \t\n\r]*")
 _DIGITS = re.compile(r"[0-9]{1,20}\Z")
-_PIECES = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]|[^"\[\]{},]+|,|"', re.DOTALL)
+_MARKS = re.compile(r'\\.|["\[\]{}]', re.DOTALL)
 
 
 class ExactNumber:
@@ -267,15 +267,18 @@ def _scan(text: str, at: int, scan: Scan = _plain) -> tuple[Any, int]:
 
 def _end_of_nested(text: str, at: int) -> int:
     """Where the array or object that starts at `at` ends, by counting brackets outside of texts."""
-    depth = 0
-    for piece in _PIECES.finditer(text, at):
-        mark = piece.group()
-        if mark in "[{":
+    # One by one: a pattern for a whole text would keep a hundred bytes of memory for each of its letters.
+    depth, within_text = 0, False
+    for found in _MARKS.finditer(text, at):
+        mark = found.group()
+        if mark == '"':
+            within_text = not within_text
+        elif within_text or len(mark) == 2:
+            continue
+        elif mark in "[{":
             depth += 1
-        elif mark in "]}":
+        else:
             depth -= 1
             if depth == 0:
-                return piece.end()
-        elif mark == '"':
-            break
+                return found.end()
     raise MalformedPayload("not JSON: an array or object has no end")

@@ -23,7 +23,7 @@ events: sa.Table = Event.__table__  # type: ignore[attr-defined]
 deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
 attempts: sa.Table = Attempt.__table__  # type: ignore[attr-defined]
 _quarantine: sa.Table = Quarantined.__table__  # type: ignore[attr-defined]
-_traces: sa.Table = EventTrace.__table__  # type: ignore[attr-defined]
+traces: sa.Table = EventTrace.__table__  # type: ignore[attr-defined]
 _replays: sa.Table = Replay.__table__  # type: ignore[attr-defined]
 
 Range = tuple[str, str]
@@ -109,9 +109,9 @@ def delete_quarantine(connection: Connection, before: datetime, most: int) -> in
 
 def delete_traces(connection: Connection, before: datetime, most: int) -> int:
     """Of events that happened before that time: nothing of them is sent any more."""
-    old = sa.select(_traces.c.event_id).where(_traces.c.event_id < first_id(before))
-    chosen = old.order_by(_traces.c.event_id).limit(most)
-    return connection.execute(sa.delete(_traces).where(_traces.c.event_id.in_(chosen))).rowcount
+    old = sa.select(traces.c.event_id).where(traces.c.event_id < first_id(before))
+    chosen = old.order_by(traces.c.event_id).limit(most)
+    return connection.execute(sa.delete(traces).where(traces.c.event_id.in_(chosen))).rowcount
 
 
 def delete_replays(connection: Connection, before: datetime) -> int:

@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from hashlib import blake2b
 
 import sqlalchemy as sa
 import structlog
@@ -34,6 +35,8 @@ REMEMBERED_SECONDS = 2.5  # an answer is good for other duties that ask so soon 
 # A lease further ahead than any honest clock explains was written while a clock was wrong: nobody should wait for it.
 MAX_SKEW_SECONDS = 3600.0
 
+MAX_NAME_CHARS = 63  # of the column
+
 _leases: sa.Table = Lease.__table__  # type: ignore[attr-defined]
 
 
@@ -45,7 +48,7 @@ def try_lead(connection: Connection, name: str, owner: str, now: datetime, lease
     """
     expires_at = now + timedelta(seconds=lease_seconds)
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(_leases).values(name=name, owner=owner, expires_at=expires_at)
+    statement = insert(_leases).values(name=_key(name), owner=owner, expires_at=expires_at)
     taken = statement.on_conflict_do_update(
         index_elements=["name"],
         set_={"owner": statement.excluded.owner, "expires_at": statement.excluded.expires_at},
@@ -63,15 +66,23 @@ def keep_lead(connection: Connection, name: str, owner: str, now: datetime, leas
 
     For work in steps, each judging by what the one before it saw.
     """
-    mine = (_leases.c.name == name) & (_leases.c.owner == owner)
+    mine = (_leases.c.name == _key(name)) & (_leases.c.owner == owner)
     expires_at = now + timedelta(seconds=lease_seconds)
     return connection.execute(_leases.update().where(mine).values(expires_at=expires_at)).rowcount == 1
 
 
 def release(connection: Connection, name: str, owner: str) -> bool:
     """Give the lease back at once, so that another need not wait; False if `owner` did not hold it."""
-    deleted = connection.execute(sa.delete(_leases).where(_leases.c.name == name, _leases.c.owner == owner))
+    deleted = connection.execute(sa.delete(_leases).where(_leases.c.name == _key(name), _leases.c.owner == owner))
     return deleted.rowcount == 1
+
+
+def _key(name: str) -> str:
+    """The name as the column holds it. A part that the settings name may be as long as the column by itself."""
+    if len(name) <= MAX_NAME_CHARS:
+        return name
+    digest = blake2b(name.encode(), digest_size=16).hexdigest()
+    return f"{name[: MAX_NAME_CHARS - len(digest) - 1]}~{digest}"
 
 
 class Leadership:

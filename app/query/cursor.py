@@ -12,13 +12,14 @@ from hashlib import blake2b
 
 import orjson
 
+from app.clock import EARLIEST_MICROS, LATEST_MICROS
 from app.errors import BadCursor
 
 VERSION = 1
 MAX_CHARS = 1024
 
 Position = tuple[str | int, ...]
-"""The sort key of the last row given: texts and whole numbers of 64 bits."""
+"""The sort key of the last row given: texts, and whole numbers that are times or numbers of rows."""
 
 
 def scope_of(name: str, filters: Mapping[str, Sequence[str]], order: str) -> bytes:
@@ -69,5 +70,5 @@ def _position_of(content: bytes, kinds: tuple[type[str] | type[int], ...]) -> Po
 
 
 def _fits(value: str | int) -> bool:
-    # What a database would refuse: PostgreSQL takes no NUL, and neither takes more than 64 bits.
-    return "\0" not in value if isinstance(value, str) else -(2**63) <= value < 2**63
+    # PostgreSQL takes no NUL. A number may be a time, which has to be one; the numbers of rows are far below.
+    return "\0" not in value if isinstance(value, str) else EARLIEST_MICROS <= value <= LATEST_MICROS

@@ -26,12 +26,11 @@ from app.models import SuppressionReason, SuppressionScope
 from app.suppressions.digest import suppression_id
 from app.suppressions.policy import Entry, scope_of
 from app.suppressions.queries import Place, acts, events, spellings, suppressions
-from app.views import VIEW_COLUMNS, clean, event_view
+from app.views import VIEW_COLUMNS, clean, event_view, short
 
 Row = Mapping[str, Any]
 
 LATEST = 50
-STORED_CHARS = 500
 _REASONS = list(SuppressionReason)
 _COLUMNS = tuple(events.c[name] for name in VIEW_COLUMNS)
 
@@ -49,7 +48,7 @@ def find_recipient(
     connection: Connection, asked: str, query: RecipientQuery, digest: Callable[[str], str]
 ) -> dict[str, Any]:
     """The recipient of contract shape; one of whom nothing is known has `known` false."""
-    email = normal_email((clean(asked) or "")[:STORED_CHARS])
+    email = normal_email(short(clean(asked) or ""))
     emails = spellings_of(connection, email) if query.folded else [email]
     conditions = recipient_conditions(emails)
     webhooks, counts = _tally(connection, conditions)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.audit.service import audit
+from app.completeness.backfill import PATIENCE
 from app.mailjet.histories import OFTEN, TOLERANCE_SECONDS, event_of, missing
 from app.models import Event
 from app.views import event_view
@@ -137,6 +138,50 @@ def test_a_mailjet_that_is_down_is_waited_for_and_one_that_refuses_is_the_end(st
     assert "wrong" not in job["error"]
 
 
+def test_a_history_that_lies_neither_stops_the_job_nor_leaves_what_nobody_can_show(stage: Stage) -> None:
+    for at in (1_777_000_000_000, "9" * 20):
+        row = stage.message(("sent", 1), CampaignID=str(2**65))
+        stage.account.histories[row].append({"EventAt": at, "EventType": "opened"})
+
+    assert stage.backfill()["state"] == "done"
+
+    assert [view["type"] for view in views(stage)] == ["sent", "sent"]
+
+
+def test_all_the_years_there_are_can_be_asked_for(stage: Stage) -> None:
+    stage.message(("sent", 1))
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+    assert stage.backfill(since=first, until=last)["stored"] == 1
+
+
+def test_a_job_that_fails_for_a_reason_of_ours_does_not_hold_up_the_others(stage: Stage) -> None:
+    stage.message(("sent", 1))
+
+    async def work(doors: Any) -> tuple[Any, Any, Any]:
+        jobs = stage.backfills(doors)
+        first = await jobs.begin("default", stage.now - 2 * DAY, stage.now, types=["sent"])
+        second = await jobs.begin("default", stage.now - 2 * DAY, stage.now)
+        look = jobs._look
+
+        async def broken(door: Any, row: Any) -> Any:
+            if row.id == first.id:
+                raise OverflowError("nobody has thought of this")
+            return await look(door, row)
+
+        jobs._look = broken  # type: ignore[method-assign]
+        await jobs.round()
+        held_up = await jobs.find(second.id)
+        stage.now += PATIENCE + DAY
+        await jobs.round()
+        return first, held_up, await jobs.find(first.id)
+
+    _, second, first = stage.with_doors(work)
+
+    assert second.state == "done"
+    assert (first.state, first.error) == ("failed", "a fault of ours (OverflowError); the log has more")
+
+
 def test_a_cancelled_job_looks_at_nothing_more(stage: Stage) -> None:
     for _ in range(45):
         stage.message(("sent", 1))
@@ -175,7 +220,16 @@ def test_a_failure_says_why(kind: str, state: Any, expected: tuple[Any, ...]) ->
     assert orjson.loads(event.raw) == told
 
 
-@pytest.mark.parametrize("entry", [{"EventType": "workflowexit", "EventAt": 1}, {"EventType": "sent"}, {}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"EventType": "workflowexit", "EventAt": 1},
+        {"EventType": "sent"},
+        {},
+        pytest.param({"EventType": "sent", "EventAt": 1_777_000_000_000}, id="in milliseconds"),
+        pytest.param({"EventType": "sent", "EventAt": "9" * 20}, id="more than a column holds"),
+    ],
+)
 def test_what_has_no_callback_or_no_time_is_no_event(entry: dict[str, Any]) -> None:
     assert event_of({"ID": 1}, entry) is None
 

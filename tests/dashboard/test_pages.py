@@ -283,6 +283,9 @@ def test_statistics_tell_campaigns_domains_and_reasons_and_give_them_as_csv(pers
     assert table.text.splitlines()[1].startswith("7,'=spring,4,0,0,")
     assert get(person, "/dashboard/statistics?span=nonsense&webhook=none")
     assert person.get("/dashboard/statistics/nothing.csv").status_code == 404
+    for span in ('x";filename="setup.exe', "a\r\nset-cookie: b=c", "\u20ac"):
+        named = person.get("/dashboard/statistics/campaigns.csv", params={"span": span}).headers["content-disposition"]
+        assert named == 'attachment; filename="jethook-campaigns-week.csv"'
     for span in ("hour", "day", "week"):
         assert 'aria-current="true"' in get(person, f"/?span={span}")
 

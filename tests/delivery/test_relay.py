@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,6 +26,7 @@ from app.delivery.runner import HELD_AT_LEAST
 from app.delivery.worker import Relay
 from app.dispatch import sink_states
 from app.dispatch.matching import Matcher
+from app.erasure.queries import erase_events
 from app.group_commit import GroupCommit
 from app.ingest.service import Ingest
 from app.metrics import Metrics
@@ -33,8 +35,9 @@ from app.models import Delivery, Event, Priority
 from app.query.queries import all_attempts
 from app.settings import SinkSettings, WebhookSettings
 from app.simulator.server import LocalServer
-from app.simulator.sink import Answer, SampleSink
+from app.simulator.sink import Answer, ReceivedRequest, SampleSink
 from tests.delivery.support import make_job, raw_event, run, sink, store_event, until
+from tests.e2e.service import ids_in
 from tests.factories import event_values, insert
 
 T = TypeVar("T")
@@ -881,6 +884,43 @@ def test_the_lease_of_a_long_request_is_renewed(sqlite_url: str, crm: SampleSink
     run(scenario())
     database.close()
     assert crm.total == 1
+
+
+@pytest.mark.parametrize("more", [{}, {"batch_size": 3, "batch_linger_seconds": 0.01}], ids=["one by one", "batches"])
+def test_what_is_cancelled_or_erased_while_it_waits_in_memory_is_not_sent(
+    database: Database, more: dict[str, Any]
+) -> None:
+    gate = threading.Event()
+
+    def hold(_: ReceivedRequest) -> None:
+        gate.wait(20)
+
+    crm = SampleSink(on_request=hold)
+
+    async def scenario(target: str) -> None:
+        async with station(database, crm=sink(target, concurrency=1, timeout_seconds=30, **more)) as here:
+            bodies = [raw_event(n) for n in range(12)]
+            await here.post(*bodies)
+            await until(lambda: crm.total == 1, "the first to be on its way")
+            runner = here.relay.runners["crm"]
+            waiting = sorted(runner.held_ids - ids_in(crm.requests[0].body))
+            gone, cancelled = waiting[1:5], waiting[-1]
+            await here.remote.run_write(lambda c: erase_events(c, gone))
+            await here.remote.run_write(lambda c: queue.cancel(c, cancelled, "crm", utc_now()))
+
+            await here.relay._renew({"crm": runner.held_ids})
+            gate.set()
+            await until(here.is_idle, "all to be sent")
+
+            sent = {id for request in crm.requests for id in ids_in(request.body)}
+            assert sent == {id for body in bodies for id in ids_in(body)} - {*gone, cancelled}
+
+    with LocalServer(crm) as server:
+        try:
+            run(scenario(server.url))
+        finally:
+            gate.set()
+    assert states(database) == {"delivered": 7, "cancelled": 1}
 
 
 @on_one_database

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -30,11 +31,15 @@ T = TypeVar("T")
 class ServiceProcess:
     """`python -m app serve` in `folder`; the port is chosen once, so that it may start again after its end.
 
-    `environment` adds to, and overrides, a webhook `orders` with an explicit password and one REST key.
+    `environment` adds to, and overrides, a webhook `orders` with an explicit password and one REST key. `files` is how
+    many it may have open.
     """
 
-    def __init__(self, folder: Path, database_url: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, database_url: str, environment: Mapping[str, str] | None = None, *, files: int | None = None
+    ) -> None:
         self.folder = folder
+        self._files = files
         self.port = free_port()
         self.environment = {
             "JETHOOK_DATABASE_URL": database_url,
@@ -91,6 +96,8 @@ class ServiceProcess:
                 [sys.executable, "-m", "app", "serve"], cwd=self.folder, env=environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
+        if self._files is not None:
+            resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (self._files, self._files))
 
     def wait_until_ready(self) -> None:
         def ready() -> bool:

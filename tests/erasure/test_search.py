@@ -33,6 +33,10 @@ def escaped(text: str) -> str:
         pytest.param(f"https://x.example/?e={quote(ADDRESS)}&n=1".encode(), id="in a URL"),
         pytest.param(f"550 <{ADDRESS}>: unknown.".encode(), id="in an answer of a server"),
         pytest.param(f"write to {ADDRESS}.".encode(), id="at the end of a sentence"),
+        pytest.param(
+            json.dumps({"comment": f"no such user:\n{ADDRESS}\r\n"})[:-1].encode(), id="after a line break in JSON"
+        ),
+        pytest.param(json.dumps(f"\t{ADDRESS}").encode(), id="after a tab in JSON"),
         pytest.param(b"\xff\xfe" + ADDRESS.encode("utf-16-le"), id="UTF-16"),
         pytest.param(b"\xe9 " + ADDRESS.encode(), id="Latin-1"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -13,7 +14,7 @@ import httpx2
 import pytest
 
 from app.ingest.identity import event_id
-from tests.ingest.conftest import PASSWORD, Receiver, open_receiver
+from tests.ingest.conftest import API_KEY, PASSWORD, Receiver, open_receiver
 
 MakeReceiver = Callable[[Mapping[str, str]], AbstractContextManager[Receiver]]
 OPEN = {"event": "open", "time": 1777802400, "MessageID": 19421777396190490}
@@ -269,6 +270,30 @@ def test_the_webhook_and_the_time_make_another_id(many: Receiver) -> None:
     assert {row["id"] for row in many.news().events} == {
         event_id(webhook, 1777802400, event("open", 9)) for webhook in ("orders", "billing")
     }
+
+
+@pytest.mark.parametrize("event_type", ["open", "bounce", "of our own"])
+def test_no_letters_are_too_wide_for_an_index(receiver: Receiver, event_type: str) -> None:
+    rare = random.Random(7)  # what an index could press together would prove nothing
+
+    def wide(least: int, most: int) -> str:
+        return "".join(chr(rare.randrange(least, most)) for _ in range(500))
+
+    sent = event(wide(0x20000, 0x2A6DF) if event_type == "of our own" else event_type, 14)
+    sent |= {name: wide(0x20000, 0x2A6DF) for name in ("MessageID", "Message_GUID", "CustomID", "customcampaign")}
+    sent |= {"email": f"A{wide(0x20000, 0x2A6DF)}", "hard_bounce": True, "error": wide(0x20000, 0x2A6DF)}
+    other = sent | {"email": wide(0x10400, 0x10427), "MessageID": 15}
+
+    assert receiver.counts(json.dumps([sent, other])) == (2, 2, 0, 0)
+
+    rows = receiver.news().events
+    for told in (sent, other):
+        (row,) = (row for row in rows if told["email"].startswith(row["email"]))
+        for name, value in (("email", told["email"]), ("type", told["event"])):
+            found = receiver.client.get(
+                "/v1/events", params={name: value}, headers={"authorization": f"Bearer {API_KEY}"}
+            )
+            assert row["id"] in {one["id"] for one in found.json()["data"]}
 
 
 # --- counts, metrics -------------------------------------------------------------------------------------------------

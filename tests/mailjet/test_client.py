@@ -369,6 +369,7 @@ def test_a_passing_fault_is_ridden_out(mailjet, server):
         pytest.param("Sun, 03 May 2026 11:00:00 GMT", 0.0, id="a date gone by"),
         pytest.param("soon", None, id="nonsense"),
         pytest.param("-5", None, id="negative"),
+        pytest.param("1 Jan 2030 00:00:00 +" + "9" * 30, None, id="an offset beyond all numbers"),
     ],
 )
 def test_retry_after_is_read_in_both_forms(header, expected):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,21 @@ def test_a_huge_number_within_a_deep_element_is_no_fault_of_ours() -> None:
     deep = nested(5000)[:-1] + f',"n":{"9" * 5000}}}'
 
     assert "nested deeper" in reason(deep)
+
+
+@pytest.mark.parametrize("letters", ["a" * 200_000, r"\n" * 100_000, r"\\" * 100_000, r"\"[" * 50_000])
+def test_a_long_text_within_a_deep_element_takes_little_memory(letters: str) -> None:
+    deep = f'{nested(2000)[:-1]},"t":"{letters}"}}'.encode()
+    tracemalloc.start()
+    try:
+        (found,) = parse_events(deep)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert isinstance(found, Reject)
+    assert found.body == deep
+    assert most < 20 * len(deep)
 
 
 @given(values)

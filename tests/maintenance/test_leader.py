@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 from app.db import Database
-from app.maintenance.leader import MAX_SKEW_SECONDS, Leadership, release, try_lead
+from app.maintenance.leader import MAX_SKEW_SECONDS, Leadership, keep_lead, release, try_lead
 
 NOON = datetime(2026, 5, 3, 12, 0, tzinfo=UTC)
 LEASE = 10.0
@@ -22,6 +22,18 @@ def test_the_first_comer_leads_and_others_wait(database):
     assert lead(database, "a")
     assert not lead(database, "b")
     assert not lead(database, "b", LEASE - 0.001)
+
+
+def test_names_longer_than_the_column_are_leases_of_their_own(database):
+    """A watch may have a name of 63 letters, and its leases have more."""
+    one, other = f"watch:{'n' * 62}a", f"watch:{'n' * 62}b"
+
+    assert lead(database, "a", name=one)
+    assert lead(database, "b", name=other)
+    assert not lead(database, "b", name=one)
+    assert database.write(lambda c: keep_lead(c, one, "a", NOON, LEASE))
+    assert database.write(lambda c: release(c, one, "a"))
+    assert lead(database, "b", name=one)
 
 
 def test_a_leader_renews_its_lease(database):

@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.clock import EARLIEST_MICROS, LATEST_MICROS
 from app.errors import BadCursor
 from app.query.cursor import Position, decode_cursor, encode_cursor, scope_of
 
 SCOPE = scope_of("events", {"type": ["open"]}, "desc")
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=60)
-positions = st.lists(texts | st.integers(-(2**63), 2**63 - 1), max_size=3).map(tuple)
+positions = st.lists(texts | st.integers(EARLIEST_MICROS, LATEST_MICROS), max_size=3).map(tuple)
 
 
 def kinds_of(position: Position) -> tuple[type[str] | type[int], ...]:
@@ -79,7 +80,19 @@ def test_a_position_of_another_shape_is_refused(position, kinds):
 
 
 @pytest.mark.parametrize(
-    "content", [b'["\\u0000"]', b"[18446744073709551615]", b'{"a":1}', b"[1.5]", b"[null]", b"[" * 500, b"", b"["]
+    "content",
+    [
+        b'["\\u0000"]',
+        b"[18446744073709551615]",
+        b"[9223372036854775807]",
+        b"[-62135596800000001]",
+        b'{"a":1}',
+        b"[1.5]",
+        b"[null]",
+        b"[" * 500,
+        b"",
+        b"[",
+    ],
 )
 def test_what_a_database_would_refuse_is_refused_before(content):
     cursor = base64.urlsafe_b64encode(b"\1" + SCOPE + content).decode()
