@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app import ledger, operator_events
-from app.erasure.search import Finds, holds, without
+from app.erasure.search import ERASED, Finds, finder, holds, without
 from app.errors import ErasureNotFound
 from app.filters import Unindexed
 from app.ledger import Entry
@@ -163,18 +164,30 @@ def erase_errors(connection: Connection, finds: Finds) -> int:
 
 def blank_in_sends(connection: Connection, email: str) -> int:
     """Take the address out of what is kept of requests to send, which is seven days; the number of requests."""
-    told = orjson.dumps(email.lower()).decode().strip('"')
+    # The longest part that both databases can make small: of letters beyond ASCII they know only some, or none.
+    part = max(re.findall(r"[\x20-\x7e]+", email.lower()), key=len, default="")
+    told = orjson.dumps(part).decode()[1:-1]
     like = sa.func.lower(_sends.c.messages).contains(told, autoescape=True)
     rows = connection.execute(sa.select(_sends.c.connection, _sends.c.key, _sends.c.messages).where(like)).all()
     blanked = 0
     for row in rows:
         entries = orjson.loads(row.messages)
-        recipients = [one for entry in entries for one in (entry["result"] or {}).get("recipients", ())]
-        mine = [one for one in recipients if normal_email(one.get("email") or "") == email]
-        for one in mine:
-            one["email"] = ""
-        if mine:
+        if _blank(entries, email):
             here = (_sends.c.connection == row.connection, _sends.c.key == row.key)
             connection.execute(sa.update(_sends).where(*here).values(messages=orjson.dumps(entries).decode()))
             blanked += 1
     return blanked
+
+
+def _blank(entries: list[dict[str, Any]], email: str) -> bool:
+    """Whether any of these messages went to the address, or was refused with a sentence that names it."""
+    results = [entry["result"] for entry in entries if entry["result"]]
+    people = [one for result in results for one in result.get("recipients", ())]
+    mine = [one for one in people if normal_email(one.get("email") or "") == email]
+    for one in mine:
+        one["email"] = ""
+    finds = finder(email, folded=False)
+    naming = [fault for result in results for fault in result.get("errors", ()) if finds(fault["message"])]
+    for fault in naming:
+        fault["message"] = ERASED
+    return bool(mine or naming)
