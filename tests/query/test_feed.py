@@ -21,7 +21,17 @@ from app.filters import EventFilters, FeedQuery, StreamQuery
 from app.http import ApiKeys, install_problem_handlers
 from app.models import Event
 from app.query import feed as feed_module
-from app.query.feed import Ask, Feed, FeedPage, Gone, next_statement, page_statement, parse_ask, read_page
+from app.query.feed import (
+    Ask,
+    Feed,
+    FeedPage,
+    Gone,
+    gather_seconds,
+    next_statement,
+    page_statement,
+    parse_ask,
+    read_page,
+)
 from app.query.feed_routes import build_router
 from app.query.horizon import Horizon
 from tests.factories import NOON, event_values, insert, make_event, take_statistics
@@ -460,6 +470,11 @@ def test_a_client_that_left_is_not_waited_for(database):
         assert (await waiting).events == ()
 
     run(story())
+
+
+def test_all_clients_together_are_woken_at_most_500_times_a_second():
+    assert gather_seconds(1) == gather_seconds(25) == 0.05
+    assert [clients / gather_seconds(clients) for clients in (25, 100, 300)] == pytest.approx([500] * 3)
 
 
 def test_places_are_bounded_and_given_back(monkeypatch):
