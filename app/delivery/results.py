@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from app.delivery.batching import Parcel, split
 from app.delivery.policy import Decision
 from app.delivery.queue import Completion
@@ -13,15 +15,32 @@ from app.views import clean
 # A batch that the sink found too large: its halves go out at once, as batches of their own.
 SPLIT = Decision(DeliveryState.PENDING, retry_in_seconds=0.0, counts=False, reason="sent again in halves")
 
+# However the answer writes it, escaped in JSON or in a URL too. A word is begun once, so that it takes no longer for a
+# long answer without any.
+_IN_WORD = r"""[^\s"<>,;:=&?(){}\[\]@]"""
+_ADDRESS = re.compile(rf"(?<!{_IN_WORD}){_IN_WORD}*(?:@|%40|\\u0040)(?:[\w.\-@]|\\u[0-9a-fA-F]{{4}})+")
+NO_ADDRESS = "(address)"
+
 
 def completions_of(
     parcel: Parcel, at: int, now: int, result: AttemptResult, decision: Decision, lease_token: str
 ) -> list[Completion]:
     """Of an attempt that began at `at` and was judged at `now`, in microseconds."""
+    if len(parcel.jobs) > 1:
+        result = _of_nobody(result)
     parcels = split(parcel) if decision is SPLIT else [parcel]
     return [
         _completion(job, part.batch_id, at, now, result, decision, lease_token) for part in parcels for job in part.jobs
     ]
+
+
+def _of_nobody(result: AttemptResult) -> AttemptResult:
+    """What a sink said of a batch stands beside each of its events: without the addresses that it repeats, or an
+    erasure of one person would leave them beside the others'."""
+    said, error = (
+        None if text is None else _ADDRESS.sub(NO_ADDRESS, text) for text in (result.response_excerpt, result.error)
+    )
+    return result._replace(response_excerpt=said, error=error)
 
 
 def given_back(parcel: Parcel, now: int, lease_token: str) -> list[Completion]:

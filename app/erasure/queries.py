@@ -190,23 +190,25 @@ def blank_in_sends(connection: Connection, email: str) -> int:
     told = orjson.dumps(local + at if at else email).decode()[1:-1]
     like = _sends.c.messages.contains(told, autoescape=True)
     rows = connection.execute(sa.select(_sends.c.connection, _sends.c.key, _sends.c.messages).where(like)).all()
-    finds = finder(email, folded=False)
     blanked = 0
     for row in rows:
         entries = orjson.loads(row.messages)
-        if sum(_blank(entry["result"], email, finds) for entry in entries if entry["result"]):
+        if _blank(entries, email):
             here = (_sends.c.connection == row.connection, _sends.c.key == row.key)
             connection.execute(sa.update(_sends).where(*here).values(messages=orjson.dumps(entries).decode()))
             blanked += 1
     return blanked
 
 
-def _blank(result: dict[str, Any], email: str, finds: Finds) -> bool:
-    """Was there anything?"""
-    mine = [one for one in result.get("recipients", ()) if normal_email(one.get("email") or "") == email]
-    naming = [fault for fault in result.get("errors", ()) if finds(fault.get("message") or "")]
+def _blank(entries: list[dict[str, Any]], email: str) -> bool:
+    """Whether any of these messages went to the address, or was refused with a sentence that names it."""
+    results = [entry["result"] for entry in entries if entry["result"]]
+    people = [one for result in results for one in result.get("recipients", ())]
+    mine = [one for one in people if normal_email(one.get("email") or "") == email]
     for one in mine:
         one["email"] = ""
+    finds = finder(email, folded=False)
+    naming = [fault for result in results for fault in result.get("errors", ()) if finds(fault["message"])]
     for fault in naming:
         fault["message"] = ERASED
     return bool(mine or naming)

@@ -36,9 +36,12 @@ POLL_SECONDS = 1.0  # how late another replica's commit is heard of, at most
 SETTLE_SECONDS = 0.1  # an answer waits that long for transactions under way; a usual one takes a tenth of it
 COLD_SECONDS = 2.0  # and so long the first one of a process, which has nothing older to give
 SETTLE_STEP_SECONDS = 0.005
-# The first commit after a pause wakes at once; those that follow so closely are gathered. With 100 streams and 100
-# commits a second, reading and sending at each of them would leave nothing of two cores.
+# The first commit after a pause wakes at once; those that follow so closely are gathered, the longer the more clients
+# there are. With 100 streams and 100 commits a second, reading and sending at each of them would leave nothing of two
+# cores: each client woken costs some 0.2 ms of the loop that takes callbacks in, so all together are woken at most 500
+# times a second.
 GATHER_SECONDS = 0.05
+GATHER_SECONDS_EACH = 0.002
 MAX_READS = 3  # at a time, of the threads that the service's own reads need too
 WINDOW = 10_000  # numbers looked through for one answer; a rare filter gets an empty page and goes on from there
 
@@ -62,6 +65,8 @@ class FeedPage:
     has_more: bool
     # Rings for what is committed after this page was read to its end; None: nobody has listened.
     bell: asyncio.Event | None = field(default=None, compare=False, repr=False)
+    # What a stream has made of the events: at most one text, the same for all whose read this is.
+    written: list[bytes] = field(default_factory=list, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,11 @@ def read_page(connection: Connection, ask: Ask, after: int, settled: int) -> Fee
     return FeedPage(found, edge, has_more=edge < settled)
 
 
+def gather_seconds(clients: int) -> float:
+    """How long after they were woken so many clients are not woken again."""
+    return max(GATHER_SECONDS, clients * GATHER_SECONDS_EACH)
+
+
 # --- waiting ---------------------------------------------------------------------------------------------------------
 
 
@@ -157,7 +167,7 @@ class Feed:
         if not self._clients.total() or self._next_ring is not None:
             return
         loop = asyncio.get_running_loop()
-        ring_at = self._rang_at + GATHER_SECONDS
+        ring_at = self._rang_at + gather_seconds(self._clients.total())
         if loop.time() >= ring_at:
             self._ring()
         else:

@@ -119,7 +119,10 @@ class EventStream(Response):
     def _frames(self, page: FeedPage) -> bytes:
         if not page.events:
             return place_frame(self._ask.cursor(page.position), "still here")
-        return b"".join(event_frame(event, self._ask.cursor(event.seq)) for event in page.events)
+        # A page is of one question, so that its cursors are the same for all who share it; a hundred streams do.
+        if not page.written:
+            page.written.append(b"".join(event_frame(event, self._ask.cursor(event.seq)) for event in page.events))
+        return page.written[0]
 
     async def _next(self, page: FeedPage, gone: asyncio.Task[None]) -> FeedPage | None:
         """The next page, empty after a while without events; None when the client has left."""

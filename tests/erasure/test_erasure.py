@@ -132,6 +132,33 @@ def test_the_trace_of_an_erased_event_goes_with_it(database: Database) -> None:
         assert connection.execute(sa.select(EventTrace.__table__.c.event_id)).scalars().all() == [other]
 
 
+def test_an_address_with_capitals_beyond_ascii_goes_from_kept_requests_too(database: Database) -> None:
+    insert(database, Send, [_send("Élise@ÉCOLE.example", "bob@example.com")])
+
+    receipt = erase(database, "Élise@école.example")
+
+    with database.reading() as connection:
+        (entry,) = json.loads(connection.execute(sa.text("SELECT messages FROM sends")).scalar_one())
+    assert [one["email"] for one in entry["result"]["recipients"]] == ["", "bob@example.com"]
+    assert json.loads(receipt.counts)["sends"] == 1
+
+
+def test_of_a_refused_message_the_sentence_goes_that_names_the_address(database: Database) -> None:
+    kept = _send("bob@example.com")
+    (entry,) = json.loads(kept["messages"])
+    told = [{"pointer": "/messages/0/to/0", "code": "send-0010", "message": f'"{name}" is refused'}
+            for name in (ANN, "Joann@example.com")]  # fmt: skip
+    entry["result"] = {"status": "refused", "recipients": [], "errors": told}
+    insert(database, Send, [kept | {"messages": json.dumps([entry])}])
+
+    receipt = erase(database)
+
+    with database.reading() as connection:
+        (entry,) = json.loads(connection.execute(sa.text("SELECT messages FROM sends")).scalar_one())
+    assert [fault["message"] for fault in entry["result"]["errors"]] == ["(erased)", '"Joann@example.com" is refused']
+    assert json.loads(receipt.counts)["sends"] == 1
+
+
 def traces(database: Database, email: str = ANN) -> list[tuple[str, str, str]]:
     return [place for place in every_text(database) if email in place[2] or "\\u0041nn" in place[2]]
 
@@ -308,10 +335,10 @@ def test_the_receipt_is_the_answer_and_is_kept(client, database: Database) -> No
 
 def test_an_address_with_a_slash_or_a_line_break_is_erased_like_others(client, database: Database) -> None:
     store(database, 2, days=1, email="who/ever@example.com")
+    store(database, 1, days=1, email="a\n\tb@x.org")
 
     assert client.delete("/v1/recipients/who%2Fever@example.com").json()["counts"]["events"] == 2
-    store(database, 1, days=1, email="a\nb@x.org")
-    assert client.delete("/v1/recipients/a%0Ab@x.org").json()["counts"]["events"] == 1
+    assert client.delete("/v1/recipients/a%0A%09b@X.org").json()["counts"]["events"] == 1
     assert client.delete("/v1/recipients/").status_code == 404
 
 

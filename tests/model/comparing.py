@@ -74,10 +74,25 @@ class Comparison:
         walked = self.service.walk("/v1/events", limit=1000)
         self._same_rows("listed events", "all", walked, [view(event) for event in reversed(self._sorted())])
         for _ in range(min(self.sample, 40)):
-            asked = self._filters(*FILTERS, "email", "message_id", "list_id", "custom_id")
-            told = [event["id"] for event in self.service.walk("/v1/events", **_params(asked), limit=200, order="asc")]
-            wanted = [event.id for event in self._sorted() if _fits(event, asked)]
-            self.note("filtered lists", asked, told, wanted)
+            asked, span = self._wider(self._filters(*FILTERS, "email", "message_id", "list_id", "custom_id"))
+            params = _params(asked) | {name: rfc3339(from_micros(moment)) for name, moment in span.items()}
+            told = [event["id"] for event in self.service.walk("/v1/events", **params, limit=200, order="asc")]
+            within = range(span.get("after", 0), span.get("before", 2**62))
+            wanted = [event.id for event in self._sorted() if _fits(event, asked) and event.occurred in within]
+            self.note("filtered lists", (asked, span), told, wanted)
+
+    def _wider(self, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+        """Now and then another value beside the first, which means either; and a time from which, or up to which."""
+        found = dict(asked)
+        span: dict[str, int] = {}
+        for name, value in asked.items():
+            other = self._some((getattr(event, name) for event in self.world.events.values()), 1)
+            if other and other[0] not in (None, value) and self.rng.random() < 0.4:
+                found[name] = [value, other[0]]
+        for bound in ("after", "before"):
+            if self.world.events and self.rng.random() < 0.3:
+                span[bound] = self.rng.choice(list(self.world.events.values())).occurred
+        return found, span
 
     def _filters(self, *names: str) -> dict[str, Any]:
         """One or two of them, as some event has them; null cannot be asked for."""
@@ -230,11 +245,15 @@ def _far(got: Any, wanted: Any) -> bool:
 
 
 def _params(filters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: str(value).lower() if isinstance(value, bool) else value for name, value in filters.items()}
+    def told(value: Any) -> Any:
+        return str(value).lower() if isinstance(value, bool) else value
+
+    return {name: [*map(told, value)] if isinstance(value, list) else told(value) for name, value in filters.items()}
 
 
 def _fits(event: Event, asked: Mapping[str, Any]) -> bool:
-    return all(getattr(event, name) == value for name, value in asked.items())
+    """A list of values means any of them."""
+    return all(getattr(event, name) in (value if isinstance(value, list) else [value]) for name, value in asked.items())
 
 
 def _has(entry: Mapping[str, Any], asked: Mapping[str, str]) -> bool:

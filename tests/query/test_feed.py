@@ -15,13 +15,24 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.clock import LATEST_MICROS
 from app.db import Database
 from app.errors import BadCursor, Unavailable
 from app.filters import EventFilters, FeedQuery, StreamQuery
 from app.http import ApiKeys, install_problem_handlers
 from app.models import Event
 from app.query import feed as feed_module
-from app.query.feed import Ask, Feed, FeedPage, Gone, next_statement, page_statement, parse_ask, read_page
+from app.query.feed import (
+    Ask,
+    Feed,
+    FeedPage,
+    Gone,
+    gather_seconds,
+    next_statement,
+    page_statement,
+    parse_ask,
+    read_page,
+)
 from app.query.feed_routes import build_router
 from app.query.horizon import Horizon
 from tests.factories import NOON, event_values, insert, make_event, take_statistics
@@ -206,7 +217,7 @@ def test_nobody_gets_in_without_a_key(client, path):
     assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
 
 
-@given(st.integers(0, 2**63 - 1), st.lists(st.text(st.characters(exclude_characters=","), max_size=5), max_size=3))
+@given(st.integers(0, LATEST_MICROS), st.lists(st.text(st.characters(exclude_characters=","), max_size=5), max_size=3))
 def test_a_cursor_gives_back_its_position_and_feed_and_stream_share_it(position, types):
     query = FeedQuery(type=types)
     cursor = parse_ask(query, None, 50).cursor(position)
@@ -460,6 +471,11 @@ def test_a_client_that_left_is_not_waited_for(database):
         assert (await waiting).events == ()
 
     run(story())
+
+
+def test_all_clients_together_are_woken_at_most_500_times_a_second():
+    assert gather_seconds(1) == gather_seconds(25) == 0.05
+    assert [clients / gather_seconds(clients) for clients in (25, 100, 300)] == pytest.approx([500] * 3)
 
 
 def test_places_are_bounded_and_given_back(monkeypatch):

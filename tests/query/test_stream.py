@@ -211,6 +211,31 @@ def test_without_events_a_comment_with_an_id_tells_that_it_lives(database):
     assert sent[3] == sent[4] == b": still here\nid: %b\n\n" % ASK.cursor(0).encode()
 
 
+def test_streams_that_read_together_are_written_once(database):
+    """A hundred streams are common; making each event's text for each of them would cost more than taking it in."""
+    insert(database, Event, [event_values() for _ in range(3)])
+    sent: list[list[bytes]] = [[], [], []]
+
+    async def story() -> None:
+        gone, feed = asyncio.Event(), Feed(database)
+
+        async def one(mine: list[bytes]) -> None:
+            async def send(message: Any) -> None:
+                mine.append(message.get("body", b""))
+                if all(len(each) == 3 for each in sent):
+                    gone.set()
+
+            await play(EventStream(feed, ASK), send, gone)
+
+        await asyncio.gather(*map(one, sent))
+
+    run(story())
+    first, second, third = (bodies[2] for bodies in sent)
+    assert first == second
+    assert first.count(b"event: ") == 3
+    assert second is third  # the first one has begun its read alone
+
+
 def test_a_client_that_takes_nothing_is_cut_off_and_can_resume(database):
     insert(database, Event, [event_values() for _ in range(300)])
     endings: list[str] = []

@@ -216,7 +216,10 @@ def test_an_arrival_of_another_connection_is_no_copy(client, database):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("told", ["nobody", "@example.com", "a@", "a b@example.com", "a@b@", "x" * 400 + "@x.org"])
+@pytest.mark.parametrize(
+    "told",
+    ["nobody", "@example.com", "a@", "a b@example.com", "a\t\x7fb@x.org", "a\n@x.org", "a@b@", "x" * 400 + "@x.org"],
+)
 def test_what_mailjet_tells_malformed_is_checked_and_lifted_as_it_was_told(client, database, told):
     store(database, [row_of(payload(HARD, told, START))])
 
@@ -228,7 +231,7 @@ def test_what_mailjet_tells_malformed_is_checked_and_lifted_as_it_was_told(clien
     tell(client, "/v1/suppressions", 422, email=told, comment="but nobody adds one")
 
 
-@pytest.mark.parametrize("bad", ["", " ", "a\0@x.org", "a\n@x.org", "x" * 500 + "@x.org"])
+@pytest.mark.parametrize("bad", ["", " ", "a\0@x.org", "x" * 500 + "@x.org"])
 def test_what_is_no_address_is_refused_by_its_place(client, bad):
     fault = tell(client, "/v1/suppressions/check", 422, emails=["a@example.com", bad])
 
@@ -277,7 +280,7 @@ def test_lifting_a_bounce_leaves_a_complaint(client, database):
 @pytest.mark.parametrize(
     ("change", "pointer"),
     [
-        ({"email": "nobody\n"}, "/email"),
+        ({"email": "nobody\0"}, "/email"),
         ({"comment": ""}, "/comment"),
         ({"comment": None}, "/comment"),
         ({"scope": "list"}, ""),
