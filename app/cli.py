@@ -20,6 +20,7 @@ from rich.table import Table
 
 from app import __version__
 from app.errors import DatabaseFault, SettingsFault
+from app.mailjet_commands import mailjet_commands
 from app.settings import Settings, effective_rows, load_settings, reference_rows
 from app.terminal import database as _database
 from app.terminal import err, out
@@ -35,6 +36,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli.add_typer(upkeep)
+cli.add_typer(mailjet_commands)
 
 
 def main() -> None:

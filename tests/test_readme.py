@@ -58,7 +58,9 @@ def test_every_command_named_exists_and_every_command_is_named():
 def test_every_option_named_with_a_command_exists():
     for code in re.findall(r"`jethook ([^`]+)`", README):
         name, *_ = code.split()
-        known = {option for parameter in _commands()[name].params for option in parameter.opts}
+        command = _commands()[name]
+        parts = [command, *getattr(command, "commands", {}).values()]
+        known = {option for part in parts for parameter in part.params for option in parameter.opts}
         assert set(re.findall(r"--[a-z-]+", code)) <= known, code
 
 

@@ -17,6 +17,7 @@ from app.connector.manners import Name, mailjet_problems, new_router
 from app.errors import Forbidden
 from app.http import ApiKeys
 from app.mailjet.answers import Answer
+from app.mailjet.door import READING
 from app.mailjet.fields import Given
 
 # Ours to set, or the connection's business.
@@ -29,7 +30,6 @@ NOT_PASSED_BACK = frozenset(
 )
 # What Mailjet shows of these holds keys, or the passwords of our own callbacks.
 SECRET_RESOURCES = re.compile(r"/v\d+(\.\d+)?/rest/(api|eventcallbackurl|parseroute)", re.IGNORECASE)
-READING = ("GET", "HEAD")
 # All that a key may set which only reads: others, like X-HTTP-Method-Override, can make a GET into something else.
 READING_HEADERS = frozenset(
     {"accept", "accept-language", "content-type", "if-modified-since", "if-none-match", "x-request-id", "traceparent",

@@ -14,6 +14,7 @@ from app.connector.manners import (
     TELLS_UNKNOWN,
     WALKING,
     Name,
+    after,
     json_answer,
     list_page,
     list_responses,
@@ -25,7 +26,6 @@ from app.connector.manners import (
 )
 from app.connector.paging import Paging
 from app.connector.problems import ContactNotFound
-from app.errors import AppError
 from app.http import ApiKeys
 from app.mailjet import contacts as mailjet
 from app.mailjet.contacts import Contact, ContactChanges, ContactFilters, NewContact
@@ -115,13 +115,12 @@ def _add_creation(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
             made = await mailjet.create_contact(door, body.to_mailjet("email", "name", "is_excluded"))
         contact_id = Contact.model_validate(made).id or body.email
         if body.properties:
-            try:
-                with mailjet_problems(ContactNotFound, NAMES):
-                    await mailjet.update_properties(door, contact_id, body.properties)
-            except AppError as problem:
-                problem.detail += f"; the contact was made without them (id {contact_id})"
-                raise
-        with mailjet_problems(ContactNotFound):
+            with (
+                after(f"the contact was made without them (id {contact_id})"),
+                mailjet_problems(ContactNotFound, NAMES),
+            ):
+                await mailjet.update_properties(door, contact_id, body.properties)
+        with after(f"the contact was made (id {contact_id})"), mailjet_problems(ContactNotFound):
             return await _detail(door, contact_id, 201, made)
 
 

@@ -12,6 +12,7 @@ from app.connector.manners import (
     TELLS_UNKNOWN,
     WALKING,
     Name,
+    after,
     checked_id,
     json_answer,
     list_page,
@@ -24,7 +25,6 @@ from app.connector.manners import (
 )
 from app.connector.paging import Paging
 from app.connector.problems import DraftNotFound
-from app.errors import AppError
 from app.http import ApiKeys
 from app.mailjet import drafts as mailjet
 from app.mailjet.door import Door
@@ -68,6 +68,9 @@ class ScheduleRequest(Given):
 NAMES = names_of(NewDraft, TestRequest, ScheduleRequest, Person) | {"Sender": "sender_name"}
 
 
+problems = partial(mailjet_problems, DraftNotFound, NAMES)
+
+
 def build_router(doors: Doors, keys: ApiKeys) -> APIRouter:
     router = new_router("draft campaigns")
     _add_reading(router, doors, keys)
@@ -97,7 +100,7 @@ def _add_reading(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
         response_model=DraftDetail,
     )
     async def get_draft(name: Name, draft_id: DraftId) -> Response:
-        with mailjet_problems(DraftNotFound):
+        with problems():
             return await _detail(doors.get(name), checked(draft_id))
 
 
@@ -117,13 +120,9 @@ def _add_writing(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
             made = await mailjet.create_draft(door, body.properties)
         draft_id = Draft.model_validate(made).id or ""
         if body.content:
-            try:
-                with mailjet_problems(DraftNotFound, NAMES):
-                    await mailjet.create_content(door, draft_id, body.content)
-            except AppError as problem:
-                problem.detail += f"; the draft was made without its content (id {draft_id})"
-                raise
-        with mailjet_problems(DraftNotFound):
+            with after(f"the draft was made without its content (id {draft_id})"), problems():
+                await mailjet.create_content(door, draft_id, body.content)
+        with after(f"the draft was made (id {draft_id})"), problems():
             return await _detail(door, draft_id, 201)
 
     @router.patch(
@@ -134,7 +133,7 @@ def _add_writing(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
     )
     async def update_draft(name: Name, draft_id: DraftId, body: DraftChanges) -> Response:
         door, key = doors.get(name), checked(draft_id)
-        with mailjet_problems(DraftNotFound, NAMES):
+        with problems():
             if changes := body.properties:
                 await mailjet.update_draft(door, key, changes)
             if body.content:
@@ -154,8 +153,9 @@ def _add_actions(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
     async def send_test(name: Name, draft_id: DraftId, body: TestRequest) -> Response:
         door, key = doors.get(name), checked(draft_id)
         recipients = [person.model_dump(by_alias=True, exclude_none=True) for person in body.recipients]
-        with mailjet_problems(DraftNotFound, NAMES):
+        with problems():
             await mailjet.send_test(door, key, recipients)
+        with after("the test was sent"), problems():
             return await _detail(door, key)
 
     @router.post(
@@ -166,8 +166,9 @@ def _add_actions(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
     )
     async def send_draft(name: Name, draft_id: DraftId) -> Response:
         door, key = doors.get(name), checked(draft_id)
-        with mailjet_problems(DraftNotFound, NAMES):
+        with problems():
             await mailjet.send_now(door, key)
+        with after("the draft is on its way"), problems():
             return await _detail(door, key)
 
 
@@ -182,7 +183,7 @@ def _add_schedule(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
     async def schedule_draft(name: Name, draft_id: DraftId, body: ScheduleRequest) -> Response:
         door, key = doors.get(name), checked(draft_id)
         moment = str(body.to_mailjet()["Date"])
-        with mailjet_problems(DraftNotFound, NAMES):
+        with problems():
             await mailjet.schedule(door, key, moment.upper())
             return await _detail(door, key)
 
@@ -194,7 +195,7 @@ def _add_schedule(router: APIRouter, doors: Doors, keys: ApiKeys) -> None:
         dependencies=[Depends(keys.sender)],
     )
     async def unschedule_draft(name: Name, draft_id: DraftId) -> None:
-        with mailjet_problems(DraftNotFound):
+        with problems():
             await mailjet.unschedule(doors.get(name), checked(draft_id))
 
 

@@ -49,6 +49,11 @@ class Entry:
     def is_settled(self) -> bool:
         return self.result is not None and self.result["status"] != "unknown"
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Mailjet may have it, and has not said so."""
+        return self.tried_at is not None and not self.is_settled
+
 
 class Ledger:
     """The entry of one request; without a key it is kept in memory only."""

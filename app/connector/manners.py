@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from app.connector.paging import cursor_of, place_of, scope
 from app.connector.problems import problem_of
-from app.errors import FieldError, Invalid, NotFound
+from app.errors import AppError, FieldError, Invalid, NotFound
 from app.http import PROBLEM_RESPONSES, problem_responses
 from app.mailjet.errors import MailjetError
 from app.mailjet.fields import Shown
@@ -57,6 +57,16 @@ def mailjet_problems(
         yield
     except MailjetError as error:
         raise problem_of(error, missing=missing, names=names, unique=unique) from None
+
+
+@contextmanager
+def after(done: str) -> Iterator[None]:
+    """What fails in here fails after something was done at Mailjet, and its problem says so."""
+    try:
+        yield
+    except AppError as problem:
+        problem.detail += f"; {done}"
+        raise
 
 
 def names_of(*models: type[BaseModel]) -> dict[str, str]:

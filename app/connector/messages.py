@@ -68,13 +68,16 @@ class SendAnswer(BaseModel):
 
 
 def build_router(doors: Doors, keys: ApiKeys, database: Database, sending: Sending) -> APIRouter:
-    router = new_router("messages at Mailjet")
-    _add_reading(router, doors, keys, database)
+    router = build_list_router(doors, keys)
+    _add_history(router, doors, keys, database)
     _add_sending(router, doors, keys, sending)
     return router
 
 
-def _add_reading(router: APIRouter, doors: Doors, keys: ApiKeys, database: Database) -> None:
+def build_list_router(doors: Doors, keys: ApiKeys) -> APIRouter:
+    """What needs no database of ours."""
+    router = new_router("messages at Mailjet")
+
     @router.get(
         "/messages",
         summary="List messages",
@@ -88,6 +91,10 @@ def _add_reading(router: APIRouter, doors: Doors, keys: ApiKeys, database: Datab
         fetch = partial(mailjet.list_messages, doors.get(name))
         return await list_page(request, f"{name}:messages", query, fetch, shown_as(MailjetMessage))
 
+    return router
+
+
+def _add_history(router: APIRouter, doors: Doors, keys: ApiKeys, database: Database) -> None:
     @router.get(
         "/messages/{message_id}",
         summary="Get a message and its history",

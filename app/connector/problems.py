@@ -140,7 +140,7 @@ def field_errors(error: MailjetError, names: Mapping[str, str]) -> Sequence[Fiel
 
 def pointer_of(name: str, names: Mapping[str, str]) -> str:
     """`To[0].Email` -> `/to/0/email`; empty for a property that none of ours stands for."""
-    parts = re.findall(r"[A-Za-z-]+|\d+", re.sub(r"^Messages\[\d+\]\.?", "", name))
+    parts = re.findall(r"[A-Za-z-]+|\d+", name)
     if not parts:
         return ""
     words = [part if part.isdigit() else names.get(part, "") for part in parts]
@@ -148,7 +148,8 @@ def pointer_of(name: str, names: Mapping[str, str]) -> str:
 
 
 def _named_in(message: str) -> list[str]:
-    return re.findall(r'(?:property|filter|field|value for|parameter)\s+"?([A-Za-z-]+)"?', message, re.IGNORECASE)
+    words = r'(?:property|filter|field|value for(?! property)|parameter)\s+"?([A-Za-z-]+)"?'
+    return re.findall(words, message, re.IGNORECASE)
 
 
 def _escaped(part: str) -> str:

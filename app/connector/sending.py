@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import re
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from hashlib import blake2b
@@ -19,6 +22,7 @@ from app.clock import from_micros, utc_now
 from app.connector.ledger import Entry, Ledger, ids_known_before
 from app.connector.problems import pointer_of, problem_of
 from app.db import Database
+from app.errors import FieldError
 from app.mailjet import messages as mailjet
 from app.mailjet.door import Door
 from app.mailjet.errors import MailjetError
@@ -33,6 +37,8 @@ UNKNOWN = "messages.outcome_unknown"
 
 MOST_MESSAGES = 50  # of one call
 CLOCKS_DIFFER = timedelta(minutes=1)
+# So long Mailjet may go on with a request whose sender is gone: twice as long as a sender waits for its answer.
+SETTLE = timedelta(seconds=30)
 
 
 class SendRequest(Given):
@@ -50,10 +56,13 @@ class SendRequest(Given):
 class Sending:
     """`owner` must be unique among replicas and their restarts."""
 
-    def __init__(self, database: Database, owner: str, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, database: Database, owner: str, now: Callable[[], datetime] = utc_now, *, settle: timedelta = SETTLE
+    ) -> None:
         self._database = database
         self._owner = owner
         self._now = now
+        self._settle_after = settle
 
     async def send(self, door: Door, request: SendRequest, key: str | None) -> list[Result]:
         """One result for each message, in order.
@@ -71,15 +80,41 @@ class Sending:
 
     async def _settle(self, door: Door, request: SendRequest, ledger: Ledger, entries: list[Entry]) -> None:
         """Find what may be there already, then send the rest."""
-        if any(entry.tried_at is not None and not entry.is_settled for entry in entries):
-            try:
-                await self._look_up(door, request, entries)
-            except MailjetError as error:
-                raise problem_of(error) from None
-            await ledger.save(entries)
+        while any(entry.is_doubtful for entry in entries):
+            found = await self._find_again(door, request, ledger, entries)
+            wait = 0.0 if request.sandbox else self._wait_before_looking_again(entries, found=found)
+            if wait <= 0:
+                break
+            await asyncio.sleep(wait)
         left = [number for number, entry in enumerate(entries) if not entry.is_settled]
         if left:
             await self._hand_over(door, request, ledger, entries, left)
+
+    async def _find_again(self, door: Door, request: SendRequest, ledger: Ledger, entries: list[Entry]) -> bool:
+        """Was anything found?"""
+        doubtful = [entry for entry in entries if entry.is_doubtful]
+        try:
+            await self._look_up(door, request, entries)
+        except MailjetError as error:
+            raise problem_of(error) from None
+        await ledger.save(entries)
+        return any(entry.is_settled for entry in doubtful)
+
+    def _wait_before_looking_again(self, entries: Sequence[Entry], *, found: bool) -> float:
+        """Seconds; 0: what is not there now will not come by itself.
+
+        Mailjet may go on with a request whose sender has died: while it shows none of its messages, it may not have
+        begun; while more of them come to be seen, it may be in the middle, and those looked for first may be there by
+        now.
+        """
+        handled = {entry.tried_at for entry in entries if entry.is_settled}
+        tried = {entry.tried_at for entry in entries if entry.is_doubtful}
+        if tried and found:
+            return (self._settle_after / 15).total_seconds()
+        newest = max((moment for moment in tried - handled if moment is not None), default=None)
+        if newest is None:
+            return 0.0
+        return (from_micros(newest * 1_000_000) + self._settle_after - self._now()).total_seconds()
 
     async def _hand_over(
         self, door: Door, request: SendRequest, ledger: Ledger, entries: list[Entry], numbers: Sequence[int]
@@ -95,7 +130,9 @@ class Sending:
                 for number in numbers:
                     entries[number].tried_at = None
                 await ledger.save(entries)
-                raise problem_of(error, names=NAMES) from None
+                problem = problem_of(error, names=NAMES)
+                problem.errors = tuple(_renumbered(fault, numbers) for fault in problem.errors)
+                raise problem from None
             await self._after_doubt(door, request, entries, error)
         else:
             for place, number in enumerate(numbers):
@@ -119,7 +156,7 @@ class Sending:
             return  # nothing was sent
         found: dict[str, dict[str, list[MailjetMessage]]] = {}
         for letter, entry in zip(request.messages, entries, strict=True):
-            if entry.tried_at is None or entry.is_settled:
+            if not entry.is_doubtful:
                 continue
             if entry.custom_id not in found:
                 found[entry.custom_id] = await self._find(door, letter, entry)
@@ -156,6 +193,16 @@ def _claim(found: dict[str, list[MailjetMessage]], letter: Letter) -> list[Recei
             Receipt(email=address, message_id=message and message.id, message_guid=message and message.message_guid)
         )
     return receipts if shown else []
+
+
+def _renumbered(fault: FieldError, numbers: Sequence[int]) -> FieldError:
+    """Mailjet counts the messages that it was handed, which are not all where some were settled before."""
+
+    def ours(found: re.Match[str]) -> str:
+        place = int(found[1])
+        return f"/messages/{numbers[place] if place < len(numbers) else place}"
+
+    return replace(fault, pointer=re.sub(r"\A/messages/([0-9]+)", ours, fault.pointer))
 
 
 def _result(given: Any, custom_id: str, number: int) -> dict[str, Any]:

@@ -35,13 +35,17 @@ class Scrubber:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status, the headers by their names in lower case, and the bytes of the body, decoded from no encoding yet."""
+    """A status, the headers by their names in lower case, and the bytes of the body, decoded from no encoding yet.
+
+    `changes`: it answers a call that may have changed something at Mailjet.
+    """
 
     where: str
     status: int
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     scrub: Scrubber = field(repr=False)
+    changes: bool = True
 
     def data(self) -> list[dict[str, Any]]:
         """The envelope's `Data`. Raises MailjetUnreadable; a `Count` above what is there means that some is missing."""
@@ -72,7 +76,8 @@ class Answer:
         return value if isinstance(value, dict) else {}
 
     def unreadable(self, why: str) -> MailjetUnreadable:
-        return MailjetUnreadable(f"{self.where}: the answer cannot be used: {why}", status=self.status)
+        text = f"{self.where}: the answer cannot be used: {why}"
+        return MailjetUnreadable(text, status=self.status, changes=self.changes)
 
     def message(self) -> str:
         """Mailjet's own words, scrubbed; empty when the body is no error envelope (a wrong key gets empty HTML)."""

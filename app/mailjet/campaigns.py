@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from app.mailjet.door import Door
-from app.mailjet.errors import MailjetNotFound
 from app.mailjet.fields import (
     Choice,
     Decimal,
@@ -29,6 +28,7 @@ from app.mailjet.fields import (
     word_of,
 )
 from app.mailjet.messages import FROM_TYPES, GivenFromType
+from app.mailjet.objects import get_one
 from app.mailjet.pages import Page, Place, get_page
 
 RESOURCE = "/v3/REST/campaign"
@@ -89,8 +89,4 @@ async def list_campaigns(door: Door, filters: Mapping[str, str | int], place: Pl
 
 async def get_campaign(door: Door, campaign_id: str) -> dict[str, Any]:
     """Raises MailjetNotFound."""
-    answer = await door.ask("get_campaign", f"{RESOURCE}/{campaign_id}")
-    found = answer.first()
-    if found is None:
-        raise MailjetNotFound(f"{answer.where}: there is no such campaign", status=404)
-    return found
+    return await get_one(door, "get_campaign", f"{RESOURCE}/{campaign_id}", "campaign")

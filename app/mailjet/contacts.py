@@ -12,7 +12,7 @@ from urllib.parse import quote
 from pydantic import Field
 
 from app.mailjet.door import Door
-from app.mailjet.errors import MailjetDuplicate, MailjetError, MailjetNotFound
+from app.mailjet.errors import MailjetNotFound
 from app.mailjet.fields import (
     Flag,
     Given,
@@ -27,6 +27,7 @@ from app.mailjet.fields import (
     mailjet,
     to_mailjet,
 )
+from app.mailjet.objects import create_unique, get_one, once
 from app.mailjet.pages import Page, Place, get_page
 
 RESOURCE = "/v3/REST/contact"
@@ -88,11 +89,7 @@ async def list_contacts(door: Door, filters: Mapping[str, str | int], place: Pla
 
 async def get_contact(door: Door, key: str) -> dict[str, Any]:
     """Raises MailjetNotFound."""
-    answer = await door.ask("get_contact", contact_path(key))
-    found = answer.first()
-    if found is None:
-        raise MailjetNotFound(f"{answer.where}: there is no such contact", status=404)
-    return found
+    return await get_one(door, "get_contact", contact_path(key), "contact")
 
 
 async def get_properties(door: Door, key: str) -> dict[str, Any]:
@@ -108,25 +105,8 @@ async def get_properties(door: Door, key: str) -> dict[str, Any]:
 
 
 async def create_contact(door: Door, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Raises MailjetDuplicate for a known address.
-
-    A POST that may have worked is not simply sent again: then an address that is known counts as made by us.
-    """
-    in_doubt = False
-
-    async def create() -> dict[str, Any] | None:
-        nonlocal in_doubt
-        try:
-            return (await door.send("create_contact", "POST", RESOURCE, body=dict(body))).first()
-        except MailjetDuplicate:
-            if not in_doubt:
-                raise
-            return None
-        except MailjetError as error:
-            in_doubt = in_doubt or error.ambiguous
-            raise
-
-    return await door.repeat(create) or await get_contact(door, str(body["Email"]))
+    """Raises MailjetDuplicate for a known address, see `create_unique`."""
+    return await create_unique(door, "create_contact", RESOURCE, body) or await get_contact(door, str(body["Email"]))
 
 
 async def update_contact(door: Door, key: str, changes: Mapping[str, Any]) -> None:
@@ -142,4 +122,5 @@ async def update_properties(door: Door, key: str, values: Mapping[str, Value]) -
 
 async def delete_contact(door: Door, contact_id: str) -> None:
     """Anonymised at once, gone after 30 days; needs the number. Raises MailjetNotFound."""
-    await door.change("delete_contact", "DELETE", contact_path(contact_id, "/v4/contacts"))
+    path = contact_path(contact_id, "/v4/contacts")
+    await once(door, lambda: door.send("delete_contact", "DELETE", path), MailjetNotFound)

@@ -42,6 +42,7 @@ from app.mailjet.errors import (
 from app.mailjet.operations import Operation
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
+READING = ("GET", "HEAD")
 
 Observe = Callable[[Operation, str], None]
 """Called once for each HTTP call: operation, and the status (`"200"`) or `unreachable`."""
@@ -216,6 +217,7 @@ class Door(Closed):
         self, operation: Operation, scrub: Scrubber, method: str, path: str, **parts: Any
     ) -> Answer | MailjetUnreachable | MailjetUnreadable:
         where = f"Mailjet (connection {self.connection!r}, {operation})"
+        changes = method not in READING
         status: int | None = None
         try:
             # The library's timeouts are for each read: a server that drips bytes would hold us for ever.
@@ -228,17 +230,19 @@ class Door(Closed):
                     await response.aclose()
         except (TimeoutError, httpx2.TimeoutException) as error:
             connecting = isinstance(error, httpx2.ConnectTimeout | httpx2.PoolTimeout)
-            return MailjetUnreachable(f"{where} did not answer in time", ambiguous=not connecting, timed_out=True)
+            doubt = changes and not connecting
+            return MailjetUnreachable(f"{where} did not answer in time", ambiguous=doubt, timed_out=True)
         except _NOT_SENT as error:
             hint = f"check {self.variable('BASE_URL')} and the network"
             return MailjetUnreachable(f"{where} cannot be reached: {scrub(str(error))} ({hint})", ambiguous=False)
         except httpx2.DecodingError:
-            return MailjetUnreadable(f"{where}: the answer's encoding is broken", status=status)
+            return MailjetUnreadable(f"{where}: the answer's encoding is broken", status=status, changes=changes)
         except httpx2.TransportError as error:
-            return MailjetUnreachable(f"{where} broke off: {scrub(str(error))}", ambiguous=True)
+            return MailjetUnreachable(f"{where} broke off: {scrub(str(error))}", ambiguous=changes)
         if body is None and status < 300:
-            return MailjetUnreadable(f"{where}: the answer is longer than {MAX_ANSWER_BYTES} bytes", status=status)
-        return Answer(where, status, body or b"", response.headers, scrub)
+            text = f"{where}: the answer is longer than {MAX_ANSWER_BYTES} bytes"
+            return MailjetUnreadable(text, status=status, changes=changes)
+        return Answer(where, status, body or b"", response.headers, scrub, changes)
 
     async def _start(self, method: str, path: str, parts: dict[str, Any]) -> httpx2.Response:
         request = self._http.build_request(method, f"{self._base}{path}", **parts)
@@ -261,7 +265,7 @@ class Door(Closed):
             hint = f". Check {self.variable('BASE_URL')}"
         text = f"{answer.where} answered {status}" + (f": {said}" if said else "") + hint
         wait = _retry_after(answer.headers.get("retry-after"), self._now())
-        return kind(text, status=status, retry_after_seconds=wait, told=answer.told())
+        return kind(text, status=status, retry_after_seconds=wait, told=answer.told(), changes=answer.changes)
 
     def _key_variables(self, answer: Answer) -> str:
         if ", sms_" in answer.where:

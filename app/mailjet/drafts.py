@@ -32,6 +32,7 @@ from app.mailjet.fields import (
     to_mailjet,
     word_of,
 )
+from app.mailjet.objects import get_one
 from app.mailjet.pages import Page, Place, get_page
 from app.mailjet.vocabulary import as_id
 
@@ -112,11 +113,9 @@ class DraftChanges(Given):
 
     @property
     def properties(self) -> dict[str, Any]:
-        """What the draft itself gets. `Sender` must not be empty when it is sent: it follows the other two."""
+        """What the draft itself gets. `Sender` must not be empty when it is sent: it is the name."""
         given = self.to_mailjet(*(name for name in type(self).model_fields if name not in PARTS))
-        if sender := given.get("SenderName") or given.get("SenderEmail"):
-            given["Sender"] = sender
-        return given
+        return given | ({"Sender": given["SenderName"]} if given.get("SenderName") else {})
 
     @property
     def content(self) -> dict[str, str]:
@@ -131,6 +130,12 @@ class NewDraft(DraftChanges):
         serialization_alias="Locale", pattern="^[a-z]{2}(_[A-Z]{2})?$", examples=["en_US"], description="`Locale`"
     )
 
+    @property
+    def properties(self) -> dict[str, Any]:
+        """The same, with the address in place of a name that is left out."""
+        given = super().properties
+        return ({"Sender": given["SenderEmail"]} if given.get("SenderEmail") else {}) | given
+
 
 def draft_path(draft_id: str, action: str = "") -> str:
     return f"{RESOURCE}/{draft_id}" + (f"/{action}" if action else "")
@@ -142,11 +147,7 @@ async def list_drafts(door: Door, filters: Mapping[str, str | int], place: Place
 
 async def get_draft(door: Door, draft_id: str) -> dict[str, Any]:
     """Raises MailjetNotFound."""
-    answer = await door.ask("get_draft", draft_path(draft_id))
-    found = answer.first()
-    if found is None:
-        raise MailjetNotFound(f"{answer.where}: there is no such draft", status=404)
-    return found
+    return await get_one(door, "get_draft", draft_path(draft_id), "draft")
 
 
 async def get_content(door: Door, draft_id: str) -> dict[str, Any]:
@@ -167,7 +168,11 @@ async def create_draft(door: Door, properties: Mapping[str, Any]) -> dict[str, A
 
 
 async def update_draft(door: Door, draft_id: str, changes: Mapping[str, Any]) -> None:
-    """304 says that it was so already."""
+    """304 says that it was so already. `Sender` goes with a new address where it was the old one, and no name."""
+    if "SenderEmail" in changes and "Sender" not in changes:
+        held = await get_draft(door, draft_id)
+        if held.get("Sender") in (None, "", held.get("SenderEmail")):
+            changes = {**changes, "Sender": changes["SenderEmail"]}
     await door.change("update_draft", "PUT", draft_path(draft_id), dict(changes))
 
 

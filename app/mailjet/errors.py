@@ -36,9 +36,11 @@ class MailjetError(JethookError):
 
     def __init__(
         self, text: str, *, status: int | None = None, retry_after_seconds: float | None = None,
-        told: Told = NOTHING_TOLD,
+        told: Told = NOTHING_TOLD, changes: bool = True,
     ) -> None:  # fmt: skip
+        """`changes`: the call was one that changes something; reading leaves no doubt."""
         super().__init__(text)
+        self.ambiguous = self.ambiguous and changes
         self.status = status
         self.retry_after_seconds = retry_after_seconds
         self.told = told

@@ -181,7 +181,9 @@ def _receipt(who: Mapping[str, Any]) -> Receipt:
 
 
 def _refusals(fault: Mapping[str, Any], index: int, pointer_of: Any) -> list[Refusal]:
-    pointers = [pointer_of(name) for name in texts(fault.get("ErrorRelatedTo"))] or [""]
+    # In a message's own result a name may begin at the request or at the message.
+    named = (re.sub(r"^Messages\[\d+\]\.?", "", name) for name in texts(fault.get("ErrorRelatedTo")))
+    pointers = [pointer_of(name) for name in named] or [""]
     message = as_text(fault.get("ErrorMessage")) or "Mailjet refuses it"
     code = as_text(fault.get("ErrorCode")) or "mailjet_refused"
     return [Refusal(pointer=f"/messages/{index}{pointer}", message=message, code=code) for pointer in pointers]

@@ -13,7 +13,6 @@ from pydantic import Field
 from app.mailjet.answers import whole_number
 from app.mailjet.contacts import Value
 from app.mailjet.door import Door
-from app.mailjet.errors import MailjetDuplicate, MailjetError
 from app.mailjet.fields import (
     Flag,
     Given,
@@ -27,6 +26,7 @@ from app.mailjet.fields import (
     mailjet,
     to_mailjet,
 )
+from app.mailjet.objects import create_unique
 from app.mailjet.pages import Page, Place, get_page
 
 RESOURCE = "/v3/REST/contactslist"
@@ -74,22 +74,8 @@ async def list_lists(door: Door, filters: Mapping[str, str | int], place: Place,
 
 
 async def create_list(door: Door, name: str) -> dict[str, Any]:
-    """Raises MailjetDuplicate for a name that is taken. In doubt, one of this name counts as made by us."""
-    in_doubt = False
-
-    async def create() -> dict[str, Any] | None:
-        nonlocal in_doubt
-        try:
-            return (await door.send("create_list", "POST", RESOURCE, body={"Name": name})).first()
-        except MailjetDuplicate:
-            if not in_doubt:
-                raise
-            return None
-        except MailjetError as error:
-            in_doubt = in_doubt or error.ambiguous
-            raise
-
-    made = await door.repeat(create)
+    """Raises MailjetDuplicate for a name that is taken, see `create_unique`."""
+    made = await create_unique(door, "create_list", RESOURCE, {"Name": name})
     if made is None:
         page = await list_lists(door, {"Name": name}, Place(), 1)
         made = page.items[0] if page.items else {"Name": name}

@@ -25,6 +25,7 @@ from app.mailjet.fields import (
     to_mailjet,
     word_of,
 )
+from app.mailjet.objects import get_one
 from app.mailjet.pages import Page, Place, get_page
 from app.mailjet.vocabulary import as_text
 
@@ -103,11 +104,7 @@ async def list_messages(door: Door, filters: Mapping[str, str | int], place: Pla
 
 async def get_message(door: Door, message_id: str) -> dict[str, Any]:
     """Raises MailjetNotFound."""
-    answer = await door.ask("get_message", f"{RESOURCE}/{message_id}", SHOWING)
-    found = answer.first()
-    if found is None:
-        raise MailjetNotFound(f"{answer.where}: there is no such message", status=404)
-    return found
+    return await get_one(door, "get_message", f"{RESOURCE}/{message_id}", "message", SHOWING)
 
 
 async def get_history(door: Door, message_id: str) -> list[HistoryEntry]:

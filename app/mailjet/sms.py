@@ -138,17 +138,26 @@ async def send_sms(door: Door, sms: NewSms) -> Sms:
 
 
 async def list_sms(door: Door, filters: Mapping[str, str | int], place: Place, limit: int) -> Page:
-    """The newest first, by offset. Mailjet may give fewer in a call than asked for: only an empty one is the end."""
+    """The newest first, by offset. Mailjet may give fewer in a call than asked for: only an empty one is the end.
+
+    What was shown before and new texts moved down to here is left out.
+    """
     items: list[dict[str, Any]] = []
+    offset, last_id = place.offset, place.last_id
     while len(items) < limit:
-        asked: dict[str, str | int] = {**filters, "Limit": limit - len(items)}
-        if offset := place.offset + len(items):
-            asked["Offset"] = offset
+        asked: dict[str, str | int] = {**filters, "Limit": limit - len(items)} | ({"Offset": offset} if offset else {})
         try:
-            part = (await door.ask("sms_list", "/v4/sms", asked)).data()
+            part = (await door.ask("sms_list", "/v4/sms", asked)).data()[: limit - len(items)]
         except MailjetNotFound:
             part = []
-        items += part[: limit - len(items)]
         if not part:
             return Page(items, None)
-    return Page(items, Place(place.offset + len(items), as_text(items[-1].get("MessageID")) or ""))
+        offset += len(part)
+        ids = [_id_of(item) for item in part]
+        items += part[ids.index(last_id) + 1 :] if last_id in ids else part
+        last_id = ids[-1]
+    return Page(items, Place(offset, last_id))
+
+
+def _id_of(item: Mapping[str, Any]) -> str:
+    return Sms.model_validate(item).message_id or ""

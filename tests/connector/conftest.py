@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.connector.doors import Doors
+from app.connector.sending import Sending
 from app.connector.service import Connector
 from app.db import Database
 from app.http import ApiKeys
@@ -79,7 +81,9 @@ def connector_of(
 ) -> Connector:
     settings = settings_for(server.url)
     doors = Doors(settings.connections, retry=AT_ONCE, timeout_seconds=timeout_seconds)
-    return Connector(settings, database, owner=owner, observe=lambda operation, code: None, doors=doors)
+    connector = Connector(settings, database, owner=owner, observe=lambda operation, code: None, doors=doors)
+    connector._sending = Sending(database, owner, settle=timedelta(0))  # this Mailjet does nothing late
+    return connector
 
 
 @pytest.fixture

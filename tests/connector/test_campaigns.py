@@ -129,6 +129,39 @@ def test_a_change_names_only_what_was_given(client, mailjet):
     assert (changed["title"], changed["contact_list_id"], changed["subject"]) == ("New", "12", "Hello")
 
 
+def sent_to(mailjet, method: str):
+    return [request.json for request in mailjet.requests if request.method == method]
+
+
+def test_a_new_address_of_the_sender_leaves_its_name_alone(client, mailjet):
+    given = {name: value for name, value in FULL.items() if name != "sender_name"}
+    named, nameless = make(client), client.post(DRAFTS, json=given).json()
+    mailjet.clear_requests()
+
+    for draft in (named, nameless):
+        client.patch(f"{DRAFTS}/{draft['id']}", json={"sender_email": "new@example.com"})
+    client.patch(f"{DRAFTS}/{nameless['id']}", json={"sender_name": "N"})
+
+    assert sent_to(mailjet, "PUT") == [
+        {"SenderEmail": "new@example.com"}, {"SenderEmail": "new@example.com", "Sender": "new@example.com"},
+        {"SenderName": "N", "Sender": "N"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "told"),
+    [("/test", {"recipients": [{"email": "a@example.com"}]}, "the test was sent"), ("/send", None, "on its way")],
+)
+def test_what_was_done_is_told_also_if_the_draft_cannot_be_read_then(client, mailjet, action, body, told):
+    path = f"{DRAFTS}/{make(client)['id']}"
+    mailjet.fail_next(9, 500, method="GET")
+
+    problem = client.post(path + action, json=body).json()
+
+    assert problem["code"] == "mailjet_unavailable"
+    assert told in problem["detail"]
+
+
 @pytest.mark.parametrize(
     ("change", "pointer"),
     [({"subject": ""}, "/subject"), ({"locale": "english"}, "/locale"), ({"contact_list_id": "x"}, "/contact_list_id"),

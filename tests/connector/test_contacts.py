@@ -113,6 +113,15 @@ def test_a_contact_whose_making_was_not_answered_is_found_and_not_refused(client
     assert (made.status_code, made.json()["email"]) == (201, "a@example.com")
 
 
+def test_a_contact_whose_deletion_was_not_answered_and_that_is_gone_counts_as_deleted(client, mailjet, account):
+    contact = account.add_contact("a@example.com")
+    mailjet.lose_answers(1, method="DELETE")
+    mailjet.on_request = lambda call: account.contacts.clear() if len(mailjet.requests) == 2 else None
+
+    assert client.delete(f"{CONTACTS}/{contact['ID']}").status_code == 204
+    assert refusal(client.delete(f"{CONTACTS}/{contact['ID']}"))[:2] == (404, "contact_not_found")
+
+
 @pytest.mark.parametrize(
     ("status", "body", "headers", "told", "code"),
     [
@@ -135,6 +144,19 @@ def test_mailjets_faults_are_problems_of_ours(client, mailjet, status, body, hea
         assert "JETHOOK_CONNECTIONS__SHOP__SECRET_KEY" in response.json()["detail"]
     if status == 401:
         assert len(mailjet.requests) == 1
+    if code == "validation_failed":
+        assert refusal(response)[2] == [("/name", "mailjet_refused")]
+    assert ("look before you repeat" in response.json()["detail"]) is (status == 500)
+
+
+@pytest.mark.parametrize("fault", [(500, b"<html>"), (200, b"<html>"), (504, b"")])
+def test_reading_leaves_no_doubt_about_what_mailjet_did(client, mailjet, fault):
+    mailjet.fail_next(9, *fault)
+
+    problem = client.get(CONTACTS).json()
+
+    assert problem["code"] == "mailjet_unavailable"
+    assert "look before you repeat" not in problem["detail"]
 
 
 def test_keys_and_connections(client):

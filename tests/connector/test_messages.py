@@ -12,7 +12,7 @@ import pytest
 
 from app.connector.ledger import Entry, Ledger
 from app.connector.problems import InFlight
-from app.connector.sending import SendRequest
+from app.connector.sending import Sending, SendRequest
 from tests.connector.conftest import BASE, BOTH, KEY, SECRET, data, last_call, refusal
 from tests.factories import make_event
 
@@ -223,6 +223,21 @@ def test_a_request_that_mailjet_refuses_as_a_whole_can_be_repeated_with_its_key(
     assert send(client, letter(0), key="k1").json()["results"][0]["status"] == "accepted"
 
 
+def test_a_fault_of_the_whole_request_points_at_its_message(client, mailjet, connector, database):
+    """Also where Mailjet was handed fewer messages than there are, since some were settled before."""
+    fault = {"ErrorCode": "mj-0004", "ErrorMessage": "no", "ErrorRelatedTo": ["Messages[0].To"], "StatusCode": 400}
+    mailjet.fail_next(1, 400, fault, method="POST")
+    assert refusal(send(client, letter(0), letter(1)))[2] == [("/messages/0/to", "mj-0004")]
+    request = SendRequest.model_validate({"messages": [letter(0), letter(1)]})
+    settled = {"status": "accepted", "custom_id": "a", "recipients": [], "errors": []}
+    died = Ledger(database, "shop", "k1", request.fingerprint, "dead", lambda: datetime.now(UTC) - timedelta(seconds=6))
+    asyncio.run(_leave(died, [Entry("a", result=settled), Entry("b")]))
+
+    mailjet.fail_next(1, 400, fault, method="POST")
+
+    assert refusal(send(client, letter(0), letter(1), key="k1"))[2] == [("/messages/1/to", "mj-0004")]
+
+
 @BOTH
 @pytest.mark.parametrize("own_ids", [True, False])
 def test_after_a_crash_fifty_messages_are_looked_up_and_only_those_not_there_are_sent(
@@ -249,6 +264,50 @@ def test_after_a_crash_fifty_messages_are_looked_up_and_only_those_not_there_are
     assert len(sends(mailjet)[1].json["Messages"]) == 3
     assert {r["recipients"][0]["email"] for r in results if r["recipients"]} == {
         m["ContactAlt"] for m in account.messages.values()}  # fmt: skip
+
+
+@BOTH
+def test_what_mailjet_takes_after_its_sender_died_and_we_looked_is_not_sent_again(
+    client, connector, mailjet, account, database
+):
+    """Killed while Mailjet held its answer; the repeat comes before Mailjet is through."""
+    connector._sending = Sending(database, "me", settle=timedelta(seconds=1))
+    request = SendRequest.model_validate({"messages": [letter(0, custom_id="order-17")]})
+    now = datetime.now(UTC)
+    died = Ledger(database, "shop", "k1", request.fingerprint, "dead", lambda: now - timedelta(seconds=6))
+    asyncio.run(_leave(died, [Entry("order-17", tried_at=int(now.timestamp()))]))
+
+    def take_late(call) -> None:
+        if len(mailjet.requests) == 2:
+            account.add_message(CustomID="order-17", ContactAlt="0@example.com")
+
+    mailjet.on_request = take_late
+    (result,) = send(client, letter(0, custom_id="order-17"), key="k1").json()["results"]
+
+    assert (result["status"], sends(mailjet)) == ("accepted", [])
+    assert result["recipients"][0]["message_id"] == str(next(iter(account.messages)))
+
+
+def test_messages_that_come_to_be_seen_while_they_are_looked_up_are_not_sent_again(
+    client, connector, mailjet, account, database
+):
+    """The first was looked for before Mailjet had it, the second after: Mailjet was in the middle of the request."""
+    connector._sending = Sending(database, "me", settle=timedelta(seconds=1))
+    letters = [letter(n, custom_id=f"order-{n}") for n in range(2)]
+    request = SendRequest.model_validate({"messages": letters})
+    now = datetime.now(UTC)
+    died = Ledger(database, "shop", "k1", request.fingerprint, "dead", lambda: now - timedelta(seconds=6))
+    asyncio.run(_leave(died, [Entry(f"order-{n}", tried_at=int(now.timestamp())) for n in range(2)]))
+
+    def take_both(call) -> None:
+        if len(mailjet.requests) == 2:
+            for n in range(2):
+                account.add_message(CustomID=f"order-{n}", ContactAlt=f"{n}@example.com")
+
+    mailjet.on_request = take_both
+    results = send(client, *letters, key="k1").json()["results"]
+
+    assert ([result["status"] for result in results], sends(mailjet)) == (["accepted", "accepted"], [])
 
 
 @BOTH

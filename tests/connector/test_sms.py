@@ -91,6 +91,20 @@ def test_texts_are_listed_beyond_what_mailjet_gives_in_a_call(client, mailjet):
     assert mailjet.requests[0].query == {"To": "+33612345678", "StatusCode": "1", "Limit": "30"}
 
 
+@pytest.mark.parametrize("new", [1, 20])
+def test_texts_that_come_while_the_list_is_walked_repeat_none(client, new):
+    for n in range(40):
+        client.post(SMS, json=TEXT | {"text": f"t{n}"})
+    first = client.get(SMS, params={"limit": 30})
+
+    for n in range(new):
+        client.post(SMS, json=TEXT | {"text": f"new{n}"})
+    rest = client.get(first.links["next"]["url"])
+
+    shown = [text["message_id"] for answer in (first, rest) for text in answer.json()["data"]]
+    assert (len(shown), len(set(shown))) == (40, 40)
+
+
 def test_a_text_that_may_have_been_sent_is_not_sent_again(client, mailjet, account):
     mailjet.lose_answers(1, method="POST")
 
