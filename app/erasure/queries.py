@@ -208,7 +208,7 @@ def _blank(entries: list[dict[str, Any]], email: str) -> bool:
     for one in mine:
         one["email"] = ""
     finds = finder(email, folded=False)
-    naming = [fault for result in results for fault in result.get("errors", ()) if finds(fault["message"])]
+    naming = [fault for result in results for fault in result.get("errors", ()) if finds(fault.get("message") or "")]
     for fault in naming:
         fault["message"] = ERASED
     return bool(mine or naming)
