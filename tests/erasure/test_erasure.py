@@ -86,7 +86,7 @@ def _send(*emails: str) -> dict[str, Any]:
     result = {"status": "accepted", "recipients": recipients, "errors": []}
     return {
         "connection": "default", "key": "k", "fingerprint": "f", "owner": "o", "finished": True, "lease_until": NOW,
-        "created_at": NOW, "messages": json.dumps([{"custom_id": "c", "tried_at": 1, "result": result}]),
+        "created_at": NOW, "messages": orjson.dumps([{"custom_id": "c", "tried_at": 1, "result": result}]).decode(),
     }  # fmt: skip
 
 
