@@ -45,7 +45,7 @@ def configure_logs(log_format: Literal["auto", "json", "console"] = "auto", log_
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer() if as_json else _console(),
+                *([structlog.processors.JSONRenderer()] if as_json else [_on_one_line, _console()]),
             ],
         )
     )
@@ -66,6 +66,15 @@ def set_level(log_level: str) -> None:
 def _console() -> structlog.dev.ConsoleRenderer:
     # The richer tracebacks show the values of variables, which here are addresses and bodies.
     return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+
+
+def _on_one_line(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A library may put an outsider's words into its sentence: they must not look like a line of their own. Values are
+    escaped by the renderer."""
+    said = str(event.get("event", ""))
+    if not said.isprintable():
+        event["event"] = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in said)
+    return event
 
 
 def _keep(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
-from app.logs import MOST_IDS, SHARED_SECONDS, SharedLines
+from app.logs import MOST_IDS, SHARED_SECONDS, SharedLines, configure_logs
 from app.simulator.server import LocalServer
 from app.simulator.sink import SampleSink
 from tests.e2e.service import PASSWORD, ServiceProcess, until
@@ -117,3 +117,23 @@ def _hears_more_after_the_signal(service: ServiceProcess) -> None:
     until(lambda: service.log_lines("log_level.changed"), "the level to change")
     service.get("/readyz")
     until(lambda: any(line["route"] == "/readyz" for line in service.log_lines("request.answered")), "a probe's line")
+
+
+@pytest.mark.parametrize("shape", ["json", "console"])
+def test_no_word_of_an_outsider_becomes_a_line_of_its_own(shape: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    forged = "x\n2026-11-28T00:00:00Z [info] forged.line\r\x1b[2J\u2028y"
+    root = logging.getLogger()
+    kept, level = root.handlers[:], root.level
+    try:
+        configure_logs(shape, "info")
+        structlog.get_logger("ours").info("sink.paused", reason=forged)
+        logging.getLogger("a.library").error("bad host %s", forged)
+    finally:
+        root.handlers[:] = kept
+        root.setLevel(level)
+        structlog.reset_defaults()
+
+    written = capfd.readouterr().err
+    assert len(written.splitlines()) == 2, written
+    assert not any(line.startswith("2026-11-28T00:00:00Z") for line in written.splitlines())
+    assert "\x1b[2J" not in written
