@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, health
 from app.alerts.service import Alerts, is_wanted
+from app.clock import utc_now
 from app.completeness.duties import CompletenessDuties
 from app.connector.service import Connector
 from app.credentials import callback_passwords, derive, load_secret_key, made_api_key, registered_passwords
@@ -58,6 +59,7 @@ from app.replay.selection import recipients
 from app.replay.service import Replays
 from app.settings import Settings
 from app.silence.keeper import SilenceKeeper
+from app.silence.queries import last_event_at
 from app.sinks import routes as sink_routes
 from app.sinks.service import Sinks
 from app.stats import routes as stats_routes
@@ -150,6 +152,7 @@ class Service:
         if self.alerts is not None:
             await self.alerts.start()
         self._background.append(asyncio.create_task(self.pulse.run(self._background_stop), name="pulse"))
+        self._background.append(asyncio.create_task(self._recall_last_events(), name="last events"))
         if self.delivers:
             await self.relay.start()
             self.connector.start()
@@ -162,6 +165,19 @@ class Service:
             self._background.append(asyncio.create_task(self._keep_rhythm(), name="rhythm"))
         else:
             self._background.append(asyncio.create_task(self._watch_registration(), name="registration"))
+
+    async def _recall_last_events(self) -> None:
+        """A restart must not hide for how long nothing has come: a look into an index for each webhook and type."""
+        now = utc_now()
+        keys = [(name, t) for name, webhook in self.settings.effective_webhooks.items() for t in webhook.events]
+        try:
+            found = await self.database.run_read(lambda c: {key: last_event_at(c, key, now) for key in keys})
+        except Exception as error:  # noqa: BLE001  a figure only; what comes from now on is known anyway
+            log.warning("metrics.last_events_unknown", error=type(error).__name__)
+            return
+        for (webhook, event_type), at in found.items():
+            if at is not None:
+                self.metrics.event_came_earlier(webhook, event_type, at.timestamp())
 
     async def _keep_registered(self) -> None:
         leadership = Leadership(self.database, "registration", self.relay.lease_token)
