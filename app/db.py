@@ -101,12 +101,13 @@ class Database:
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite:
             _check_sqlite(parsed.database)
-            self.reader = _sqlite_engine(parsed, writes=False)
+            self.reader = self._glancer = _sqlite_engine(parsed, writes=False)
             self.writer = _sqlite_engine(parsed, writes=True)
         else:
             self.writer = postgres_engine(parsed.set(drivername="postgresql+psycopg"), pool_size=WRITE_THREADS + 4)
             # One answer shows one moment, also where it takes several statements.
             self.reader = self.writer.execution_options(isolation_level="REPEATABLE READ")
+            self._glancer = self.writer.execution_options(isolation_level="AUTOCOMMIT")
         self._path = parsed.database if self.is_sqlite else None
         self.write_failed = False  # did the last transaction fail for the database's own reasons?
         self._file: tuple[int, int] | None = None
@@ -154,8 +155,16 @@ class Database:
         self._write_threads.submit(turn)
 
     async def run_read(self, work: Callable[[Connection], T]) -> T:
+        """`work`, which only reads and sees one moment, on a thread of the reads."""
+        return await self._run_on(self.reader, work)
+
+    async def run_glance(self, work: Callable[[Connection], T]) -> T:
+        """`run_read` for a single statement, which PostgreSQL answers without a transaction around it."""
+        return await self._run_on(self._glancer, work)
+
+    async def _run_on(self, engine: Engine, work: Callable[[Connection], T]) -> T:
         def read() -> T:
-            with self.reading() as connection:
+            with engine.connect() as connection:
                 return work(connection)
 
         return await asyncio.get_running_loop().run_in_executor(self._read_threads, read)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -18,7 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import __version__, health
 from app.alerts.service import Alerts, is_wanted
 from app.clock import utc_now
+from app.completeness.backfill_queries import running as running_backfills
 from app.completeness.duties import CompletenessDuties
+from app.connector.jobs import running_jobs
 from app.connector.service import Connector
 from app.credentials import callback_passwords, derive, load_secret_key, made_api_key, registered_passwords
 from app.dashboard import routes as dashboard_routes
@@ -34,6 +36,7 @@ from app.dispatch import sink_states
 from app.dispatch.matching import Matcher
 from app.dispatch.service import Handover, NoWorker
 from app.erasure import routes as erasure_routes
+from app.erasure.queries import unfinished as unfinished_erasures
 from app.erasure.service import Erasures
 from app.errors import DatabaseFault
 from app.group_commit import GroupCommit
@@ -42,8 +45,9 @@ from app.ingest import quarantine
 from app.ingest.auth import CallbackAuth
 from app.ingest.routes import ReceiveFirst, Receiver, openapi_path
 from app.ingest.service import Ingest
+from app.lookout import Lookout
 from app.maintenance.clock_watch import ClockWatch
-from app.maintenance.leader import Leadership
+from app.maintenance.leader import REMEMBERED_SECONDS, Leadership
 from app.maintenance.retention import Report, Retention, Rules
 from app.metrics import Metrics
 from app.migrate import migrate
@@ -55,8 +59,10 @@ from app.query.feed import Feed
 from app.registration import routes as registration_routes
 from app.registration.service import Registrar, mailjet_clients, pause
 from app.replay import routes as replay_routes
+from app.replay.queries import unfinished as unfinished_replays
 from app.replay.selection import recipients
 from app.replay.service import Replays
+from app.rollups.store import uncounted as uncounted_events
 from app.settings import Settings
 from app.silence.keeper import SilenceKeeper
 from app.silence.queries import last_event_at
@@ -104,10 +110,15 @@ class Service:
         self.tracer = make_tracer(os.environ, self.database)
         self.keeper = Keeper(policy_of(settings), herald)
         self.digest = partial(address_digest, secret_key)
+        self.lookout = Lookout(self.database)
         self.relay = Relay(
             settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics, herald=herald,
-            address_rules=settings.address_rules, tracer=self.tracer,
+            address_rules=settings.address_rules, tracer=self.tracer, on_ring=self.lookout.look_soon,
         )  # fmt: skip
+        # One lease for all that one replica does for the others, asked for once for all of them.
+        self.leadership = Leadership(
+            self.database, "duties", self.relay.lease_token, remembered_seconds=REMEMBERED_SECONDS
+        )
         self.recipients = recipients(settings.sinks)
         self.replays = Replays(self.recipients, self.database, self.relay.lease_token, self.relay.look_again)
         self.erasures = Erasures(self.database, self.digest, self.relay.lease_token)
@@ -124,10 +135,14 @@ class Service:
             stored=self._watched,
         )  # fmt: skip
         self.completeness = CompletenessDuties(
-            settings, self.connector.doors, self.database, self.relay.lease_token, keeper=self.keeper,
+            settings, self.connector.doors, self.database, self.leadership, self.relay.lease_token, keeper=self.keeper,
             stored=self._watched, on_ratio=self.metrics.completeness_is,
         )  # fmt: skip
         self._clock_watch = ClockWatch(self.database)
+        self.stats = StatsKeeper(
+            self.database, self.feed.horizon, self.leadership.may_lead, on_lag=self.metrics.stats_lag.set,
+            retention_days=settings.stats_retention_days, ahead=self._clock_watch.ahead_seconds,
+        )  # fmt: skip
         self._background: list[asyncio.Task[None]] = []
         self._background_stop = asyncio.Event()
         self.receiver = Receiver(
@@ -151,20 +166,20 @@ class Service:
         self.loop = asyncio.get_running_loop()
         if self.alerts is not None:
             await self.alerts.start()
-        self._background.append(asyncio.create_task(self.pulse.run(self._background_stop), name="pulse"))
-        self._background.append(asyncio.create_task(self._recall_last_events(), name="last events"))
+        self._run(pulse=self.pulse.run(self._background_stop), last_events=self._recall_last_events())
         if self.delivers:
             await self.relay.start()
             self.connector.start()
             self.completeness.start()
-            self._background.append(asyncio.create_task(self._keep_registered(), name="registration"))
-            self._background.append(asyncio.create_task(self.replays.run(self._background_stop), name="replays"))
-            self._background.append(asyncio.create_task(self._keep_retention(), name="retention"))
-            self._background.append(asyncio.create_task(self.erasures.run(self._background_stop), name="erasures"))
-            self._background.append(asyncio.create_task(self._keep_stats(), name="stats"))
-            self._background.append(asyncio.create_task(self._keep_rhythm(), name="rhythm"))
+            self._watch_out()
+            self._run(
+                registration=self.registrar.run(self._background_stop, self.leadership.may_lead),
+                replays=self.replays.run(self._background_stop), retention=self._keep_retention(),
+                erasures=self.erasures.run(self._background_stop), stats=self.stats.run(self._background_stop),
+                rhythm=self._keep_rhythm(), lookout=self.lookout.run(self._background_stop),
+            )  # fmt: skip
         else:
-            self._background.append(asyncio.create_task(self._watch_registration(), name="registration"))
+            self._run(registration=self._watch_registration())
 
     async def _recall_last_events(self) -> None:
         """A restart must not hide for how long nothing has come: a look into an index for each webhook and type."""
@@ -179,18 +194,22 @@ class Service:
             if at is not None:
                 self.metrics.event_came_earlier(webhook, event_type, at.timestamp())
 
-    async def _keep_registered(self) -> None:
-        leadership = Leadership(self.database, "registration", self.relay.lease_token)
-        await self.registrar.run(self._background_stop, leadership.may_lead)
-        await leadership.release()
+    def _run(self, **duties: Coroutine[Any, Any, None]) -> None:
+        self._background += [asyncio.create_task(duty, name=name) for name, duty in duties.items()]
+
+    def _watch_out(self) -> None:
+        """For what others have left: to be done by whoever sees it first."""
+        self.lookout.add("replays", unfinished_replays(), self.replays.look_again)
+        self.lookout.add("erasures", unfinished_erasures(), self.erasures.look_again)
+        self.lookout.add("subscriptions", running_jobs(), self.connector.subscriptions.wake)
+        self.lookout.add("backfills", running_backfills(), self.completeness.backfills.wake)
+        self.lookout.add("stats", uncounted_events(), self.stats.wake)
 
     async def _keep_retention(self) -> None:
-        leadership = Leadership(self.database, "retention", self.relay.lease_token)
         retention = Retention(
             retention_rules(self.settings), self.database, report=self._retained, ahead=self._clock_watch.ahead_seconds
         )
-        await retention.run(self._background_stop, leadership.may_lead)
-        await leadership.release()
+        await retention.run(self._background_stop, self.leadership.may_lead)
 
     def _retained(self, found: Report, at: datetime) -> None:
         oldest = None if found.oldest is None else found.oldest.timestamp()
@@ -198,23 +217,12 @@ class Service:
         if not found.is_held:
             self.metrics.retained(found.rows, oldest=oldest, now=at.timestamp())
 
-    async def _keep_stats(self) -> None:
-        leadership = Leadership(self.database, "stats", self.relay.lease_token)
-        keeper = StatsKeeper(
-            self.database, self.feed.horizon, leadership.may_lead, on_lag=self.metrics.stats_lag.set,
-            retention_days=self.settings.stats_retention_days, ahead=self._clock_watch.ahead_seconds,
-        )  # fmt: skip
-        await keeper.run(self._background_stop)
-        await leadership.release()
-
     async def _keep_rhythm(self) -> None:
-        leadership = Leadership(self.database, "rhythm", self.relay.lease_token)
         keeper = SilenceKeeper(
-            self.settings.effective_webhooks, self.database, leadership.may_lead, herald=self.herald,
+            self.settings.effective_webhooks, self.database, self.leadership.may_lead, herald=self.herald,
             on_silence=lambda webhook, event, silent: self.metrics.webhook_silent.labels(webhook, event).set(silent),
         )  # fmt: skip
         await keeper.run(self._background_stop)
-        await leadership.release()
 
     async def _watch_registration(self) -> None:
         """Learn now and then what the replica that registers has found, for `/readyz`."""
@@ -228,6 +236,7 @@ class Service:
     def _committed(self, events: int) -> None:
         self.metrics.commit_items.observe(events)
         self.feed.wake()
+        self.stats.wake()
 
     def _watched(self, events: int) -> None:
         """Contacts, or what a backfill found, became events: on the event loop, and owed to whoever delivers."""
@@ -237,7 +246,7 @@ class Service:
     def look_again(self) -> None:
         """From any thread: something may be due now."""
         if self.loop is not None:
-            self.loop.call_soon_threadsafe(self.relay.look_again)
+            self.loop.call_soon_threadsafe(self.relay.look_everywhere)
 
     def registration_state(self) -> dict[str, Any]:
         return self.registrar.state()
@@ -250,6 +259,8 @@ class Service:
         """Answer what is in flight, finish what is being sent, give the rest back, close the database."""
         self.stopping = True
         self._background_stop.set()
+        for wake in (self.stats.wake, self.erasures.look_again, self.lookout.look_soon):
+            wake()
         self.feed.close()
         await self.receiver.idle()
         if self.delivers:
@@ -261,6 +272,8 @@ class Service:
             await self.alerts.stop()
         await self.erasures.stop()
         await asyncio.gather(*self._background, return_exceptions=True)
+        if self.delivers:
+            await self.leadership.release()
         await asyncio.to_thread(self.exports.close)
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from app.bell import CHANNEL, QUIET_SECONDS, Bell, listen
+from app.bell import CHANNEL, QUIET_SECONDS, Bell, Listener
 from app.clock import now_micros
 from app.db import Database
 from app.delivery import worker
@@ -39,6 +39,7 @@ def test_what_one_replica_stores_another_sends_without_looking_by_itself(
     postgres: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "POLL_SECONDS", 3600.0)
+    monkeypatch.setattr(worker, "HEARD_POLL_SECONDS", 3600.0)
     sink = SampleSink()
 
     async def story(url: str) -> None:
@@ -63,7 +64,7 @@ def test_a_listener_whose_connection_is_cut_listens_again(postgres: Database, mo
 
     async def story() -> None:
         heard = asyncio.Event()
-        task = asyncio.create_task(listen(postgres, heard.set))
+        task = asyncio.create_task(Listener(postgres, heard.set).run())
         async with asyncio.timeout(SECONDS):
             await heard.wait()  # it listens
             heard.clear()
@@ -80,7 +81,7 @@ def test_a_listener_whose_connection_is_cut_listens_again(postgres: Database, mo
 
 CUT = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-    " AND query LIKE 'LISTEN%' AND pid <> pg_backend_pid()"
+    " AND query ~ '^(LISTEN|NOTIFY) jethook_' AND pid <> pg_backend_pid()"
 )
 
 
@@ -113,3 +114,50 @@ def test_prepared_statements_can_be_left_out_by_the_url(postgres: Database, give
 def test_a_threshold_that_is_none_is_told() -> None:
     with pytest.raises(DatabaseFault, match="prepare_threshold"):
         Database("postgresql://x/y?prepare_threshold=often")
+
+
+def test_a_listener_is_sure_while_its_own_ring_comes_back(postgres: Database) -> None:
+    async def story() -> None:
+        listener = Listener(postgres, lambda: None)
+        assert not listener.is_sure
+        task = asyncio.create_task(listener.run())
+        async with asyncio.timeout(SECONDS):
+            while not listener.is_sure:  # noqa: ASYNC110  it has no event for that
+                await asyncio.sleep(0.01)
+        await postgres.run_write(lambda c: c.execute(sa.text(CUT)))
+        async with asyncio.timeout(SECONDS):
+            while listener.is_sure:  # noqa: ASYNC110  it has no event for that
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(story())
+
+
+def test_a_listener_that_hears_nothing_is_not_sure(postgres: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a PgBouncer that passes no notifications on."""
+    monkeypatch.setattr("app.bell.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("app.bell.MOST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("app.bell.PROOF_SECONDS", 0.01)
+
+    class Deaf(Listener):
+        def __init__(self) -> None:
+            super().__init__(postgres, lambda: None)
+            self.heard: list[bool] = []
+
+        async def _hear(self, connection: psycopg.AsyncConnection[object], seconds: float) -> None:
+            await connection.execute(f"UNLISTEN {self._own}")
+            await super()._hear(connection, seconds)
+            self.heard.append(self.is_sure)
+
+    async def story() -> bool:
+        deaf = Deaf()
+        task = asyncio.create_task(deaf.run())
+        async with asyncio.timeout(SECONDS):
+            while len(deaf.heard) < 6:  # noqa: ASYNC110  it has no event for that
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return deaf.heard[-1]  # the first ring was on its way before
+
+    assert not asyncio.run(story())

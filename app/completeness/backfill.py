@@ -44,7 +44,8 @@ log = structlog.get_logger(__name__)
 
 FINISHED, STEP_FAILED = "backfill.finished", "backfill.step_failed"
 PAGE = 20  # messages of one step: at ten a second it lasts two, less than a third of a lease
-LOOK_SECONDS = 10.0  # for jobs of which nobody told this process
+LOOK_SECONDS = 10.0  # while another replica works on them
+REST_SECONDS = 300.0  # while there are none; `wake` tells of new ones
 FAILED_SECONDS = 10.0
 PATIENCE = timedelta(hours=24)  # of failures, then it is given up
 RATE_PER_SECOND = 10.0
@@ -127,7 +128,7 @@ class Backfills:
         """One step of each job under way; seconds until the next round."""
         rows = await self._database.run_read(queries.list_running)
         if not rows:  # nothing to do is no reason to write
-            return LOOK_SECONDS
+            return REST_SECONDS
         waits = []
         for row in rows:
             if not await self._leadership.may_lead():

@@ -37,9 +37,14 @@ def page(connection: Connection, *, beyond: str | None, descending: bool, limit:
     return connection.execute(statement).all()
 
 
+def running() -> sa.Select[Any]:
+    """There are never many backfills: the key is walked."""
+    return sa.select(jobs).where(_is_running())
+
+
 def list_running(connection: Connection) -> Sequence[Row]:
-    """Oldest first. There are never many backfills: the key is walked."""
-    return connection.execute(sa.select(jobs).where(_is_running()).order_by(jobs.c.id)).all()
+    """Oldest first."""
+    return connection.execute(running().order_by(jobs.c.id)).all()
 
 
 def advance(connection: Connection, job_id: str, values: dict[str, Any]) -> bool:

@@ -24,12 +24,12 @@ class CompletenessDuties:
     """`start` and `stop` on the event loop. `owner` must be unique among replicas and their restarts."""
 
     def __init__(
-        self, settings: Settings, doors: Doors, database: Database, owner: str, *, keeper: Keeper,
-        stored: Callable[[int], None], on_ratio: OnRatio,
+        self, settings: Settings, doors: Doors, database: Database, leadership: Leadership, owner: str, *,
+        keeper: Keeper, stored: Callable[[int], None], on_ratio: OnRatio,
     ) -> None:  # fmt: skip
+        """`leadership` decides who compares."""
         self.backfills = Backfills(settings, doors, database, owner, keeper=keeper, stored=stored)
-        self._leadership = Leadership(database, "completeness", owner)
-        self._comparison = CompletenessKeeper(settings, database, doors, self._leadership.may_lead, on_ratio=on_ratio)
+        self._comparison = CompletenessKeeper(settings, database, doors, leadership.may_lead, on_ratio=on_ratio)
         self._database = database
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -48,7 +48,6 @@ class CompletenessDuties:
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
-        await self._leadership.release()
 
     def build_router(self, keys: ApiKeys) -> APIRouter:
         router = APIRouter()

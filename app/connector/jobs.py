@@ -33,7 +33,8 @@ FINISHED = "subscription_job.finished"
 STEP_FAILED = "subscription_job.step_failed"
 
 PART = 500  # contacts of one job at Mailjet: progress is told in these
-LOOK_SECONDS = 1.0  # at Mailjet's job, and for jobs that other replicas took on
+LOOK_SECONDS = 1.0  # at Mailjet's job, and at those of a replica that leads
+REST_SECONDS = 300.0  # while there are none; `wake` tells of new ones
 FAILED_SECONDS = 10.0
 PATIENCE = timedelta(hours=24)  # then a job is given up
 
@@ -99,7 +100,9 @@ class Subscriptions:
     async def round(self) -> float:
         """One step of each job under way; seconds until the next round."""
         rows = await self._database.run_read(_running)
-        if not rows or not await self._leadership.may_lead():  # nothing to do is no reason to write
+        if not rows:  # nothing to do is no reason to write
+            return REST_SECONDS
+        if not await self._leadership.may_lead():
             return LOOK_SECONDS
         waits = [await self._safe_step(row) for row in rows]
         return min(waits, default=LOOK_SECONDS)
@@ -145,14 +148,12 @@ class Subscriptions:
         await self._database.run_write(lambda c: c.execute(_jobs.update().where(_jobs.c.id == row.id).values(values)))
 
 
+def running_jobs() -> sa.Select[Any]:
+    return sa.select(_jobs).where(_jobs.c.state == SubscriptionState.RUNNING)
+
+
 def _running(connection: Connection) -> Sequence[Row]:
-    running = (
-        sa.select(_jobs)
-        .where(_jobs.c.state == SubscriptionState.RUNNING)
-        .order_by(_jobs.c.created_at, _jobs.c.id)
-        .limit(100)
-    )
-    return connection.execute(running).all()
+    return connection.execute(running_jobs().order_by(_jobs.c.created_at, _jobs.c.id).limit(100)).all()
 
 
 def _reason(error: MailjetError | AppError) -> str:

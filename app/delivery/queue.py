@@ -18,12 +18,13 @@ from sqlalchemy.engine import Connection, Row
 from app.db import chunks, insert_missing, run_driver_sql
 from app.dispatch.service import Job
 from app.errors import Conflict, DeliveryNotFound
-from app.models import Attempt, Delivery, DeliveryState, Event, Priority
+from app.models import Attempt, Delivery, DeliveryState, Event, Priority, SinkState
 from app.views import EVENT_COLUMNS
 
 _deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
 _attempts: sa.Table = Attempt.__table__  # type: ignore[attr-defined]
 _events: sa.Table = Event.__table__  # type: ignore[attr-defined]
+_states: sa.Table = SinkState.__table__  # type: ignore[attr-defined]
 
 ATTEMPT_COLUMNS = (
     "event_id", "sink", "number", "at", "status", "outcome", "error", "duration_ms", "response_excerpt", "replay",
@@ -253,12 +254,21 @@ def renew(connection: Connection, *, held: Mapping[str, Iterable[str]], lease_to
     return renewed
 
 
-def next_due(connection: Connection, sinks: Iterable[str]) -> dict[tuple[str, int], datetime]:
-    """(sink, priority) -> when its first pending delivery is due; two without any are left out."""
-    found: dict[tuple[str, int], datetime] = {}
+class Outlook(NamedTuple):
+    """What a worker may do next. A paused sink has nothing due."""
+
+    paused: dict[str, str | None]  # -> the reason
+    due: dict[tuple[str, int], datetime]  # (sink, priority) -> when its first pending delivery is due, where it has one
+
+
+def look(connection: Connection, sinks: Iterable[str]) -> Outlook:
+    found = Outlook({}, {})
     for some in chunks(list(sinks)):
-        rows = connection.execute(_first_due(some))
-        found |= {(row.sink, row.priority): row.at for row in rows if row.at is not None}
+        for row in connection.execute(_first_due(some)):
+            if row.paused:
+                found.paused[row.sink] = row.paused_reason
+            elif row.at is not None:
+                found.due[row.sink, row.priority] = row.at
     return found
 
 
@@ -279,7 +289,9 @@ def _first_due(sinks: Sequence[str]) -> sa.Select[Any]:
         .correlate(asked)
         .scalar_subquery()
     )
-    return sa.select(asked.c.sink, asked.c.priority, first.label("at"))
+    states = asked.outerjoin(_states, _states.c.name == asked.c.sink)
+    columns = (asked.c.sink, asked.c.priority, _states.c.paused, _states.c.paused_reason, first.label("at"))
+    return sa.select(*columns).select_from(states)
 
 
 def record_completions(connection: Connection, completions: Sequence[Completion]) -> None:

@@ -21,7 +21,7 @@ DeliveryId = Annotated[str, Path(description="`{event_id}.{sink}`", examples=[f"
 
 
 def build_router(database: Database, keys: ApiKeys, look_again: Callable[[], None]) -> APIRouter:
-    """`look_again` tells this process's worker that something may be due; others see it within a second."""
+    """`look_again` tells this process's worker that something may be due, and rings for the others."""
     router = APIRouter(
         prefix="/v1/deliveries",
         tags=["deliveries"],

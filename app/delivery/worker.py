@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from app.addresses import ONLY_ALWAYS, AddressRules
-from app.bell import listen
+from app.bell import Bell, Listener
 from app.clock import EPOCH, utc_now, wait_for_event
 from app.db import Database, chunks
 from app.delivery import queue
@@ -43,8 +43,9 @@ RENEW_SECONDS = 3.0
 RENEW_AGAIN_SECONDS = 0.5
 RENEWED_AT_ONCE = 128  # leases in one transaction: two milliseconds of it
 MOST_RENEWALS = 32  # transactions of one round; it must be over long before a lease is
-POLL_SECONDS = 1.0  # what other processes made due; our own is known without asking
-GAUGE_SECONDS = 10.0
+POLL_SECONDS = 1.0  # what other replicas made due, where they cannot be heard; our own is known without asking
+HEARD_POLL_SECONDS = 8.0  # where they can, and on SQLite, which has no other; well within a lease
+GAUGE_SECONDS = 15.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 5.0  # until what the database did not take is offered again
 STOP_SECONDS = 8.0  # for requests under way when the service stops
 NEVER = datetime.max.replace(tzinfo=UTC)
@@ -56,9 +57,11 @@ class Relay:
     def __init__(
         self, sinks: Mapping[str, SinkSettings], *, database: Database, commits: GroupCommit, metrics: Metrics,
         herald: Herald = NOBODY, address_rules: AddressRules = ONLY_ALWAYS,
-        tracer: Tracer | None = None,
+        tracer: Tracer | None = None, on_ring: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
+        """`on_ring` hears of it too when another replica rings."""
         self.tracer = tracer
+        self._on_ring = on_ring
         self.lease_token = secrets.token_hex(16)
         self._database = database
         # Before the claims: what is settled in the same transaction is not claimed again.
@@ -77,6 +80,8 @@ class Relay:
         self._wake_at = NEVER
         self._tasks: list[asyncio.Task[None]] = []
         self._claiming: asyncio.Task[None] | None = None
+        self._listener = Listener(database, self._heard)
+        self._ringing: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.sink_results: dict[str, dict[str, Any]] = {}
 
@@ -115,7 +120,7 @@ class Relay:
             self._tasks.append(asyncio.create_task(loop(), name=f"relay-{loop.__name__}"))
         self._claiming = self._tasks[0]
         if not self._database.is_sqlite:
-            self._tasks.append(asyncio.create_task(listen(self._database, self.look_again), name="relay-listen"))
+            self._tasks.append(asyncio.create_task(self._listener.run(), name="relay-listen"))
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Finish what is under way, give back the rest; nothing is lost, and nobody waits for our leases.
@@ -147,6 +152,24 @@ class Relay:
     def look_again(self) -> None:
         self.wake_at(EPOCH)
 
+    def look_everywhere(self) -> None:
+        """Somebody changed what is due: this replica looks, and the others do."""
+        self.look_again()
+        if not self._database.is_sqlite:
+            task = asyncio.get_running_loop().create_task(self._ring())
+            self._ringing.add(task)
+            task.add_done_callback(self._ringing.discard)
+
+    async def _ring(self) -> None:
+        try:
+            await self._database.run_write(Bell().ring)
+        except Exception as error:  # noqa: BLE001  their polls find it
+            log.debug("bell.not_rung", error=type(error).__name__)
+
+    def _heard(self) -> None:
+        self.look_again()
+        self._on_ring()
+
     # --- Outbox ---
 
     def record(self, report: Report) -> None:
@@ -175,12 +198,13 @@ class Relay:
         if runner is not None:
             runner.close_breaker(RESUMED)
             runner.set_paused(None, paused=False)
-            self.look_again()
+        self.look_everywhere()
 
     def paused(self, sink: str, reason: str | None) -> None:
         runner = self.runners.get(sink)
         if runner is not None:
             runner.set_paused(reason, paused=True)
+        self.look_everywhere()
 
     # --- loops ---
 
@@ -193,7 +217,7 @@ class Relay:
                 log.warning("delivery.claim_failed", error=type(error).__name__)
                 again = utc_now() + timedelta(seconds=POLL_SECONDS)
             self.wake_at(again)
-            until = time.monotonic() + POLL_SECONDS  # a clock that is set back must not make it wait for longer
+            until = time.monotonic() + self._poll_seconds  # a clock that is set back must not make it wait for longer
             while not self._stopping and (seconds := self._seconds_to_wake(until)) > 0:
                 self._wake.clear()
                 await wait_for_event(self._wake, seconds)
@@ -207,10 +231,10 @@ class Relay:
             await self._recall_stranded()
             self._clock.confirm()
         changes = {name: runner.pause_changes for name, runner in self.runners.items()}
-        paused, due = await self._database.run_read(self._look)
+        paused, due = await self._database.run_glance(self._look)
         self._follow_pauses(paused, changes)
         now = utc_now()
-        again = now + timedelta(seconds=POLL_SECONDS)
+        again = now + timedelta(seconds=self._poll_seconds)
         requests: list[ClaimRequest] = []
         probes: dict[str, list[ClaimRequest]] = {}
         for (sink, priority), moment in sorted(due.items()):
@@ -258,10 +282,13 @@ class Relay:
     def _claimed(self, sink: str, jobs: Sequence[Job]) -> None:
         self.runners[sink].add_claimed(jobs)
 
-    def _look(self, connection: Connection) -> tuple[dict[str, str | None], dict[tuple[str, int], datetime]]:
-        """(paused sinks -> the reason, what is due next of the others); on a worker thread."""
-        paused = sink_states.paused_sinks(connection)
-        return paused, queue.next_due(connection, [name for name in self.runners if name not in paused])
+    def _look(self, connection: Connection) -> queue.Outlook:
+        return queue.look(connection, self.runners)
+
+    @property
+    def _poll_seconds(self) -> float:
+        is_told = self._database.is_sqlite or self._listener.is_sure
+        return HEARD_POLL_SECONDS if is_told else POLL_SECONDS
 
     def _follow_pauses(self, paused: Mapping[str, str | None], changes: Mapping[str, int]) -> None:
         """Do as the table says, but where a sink was paused or resumed here after the table was looked at."""
@@ -319,21 +346,11 @@ class Relay:
 
     async def _write_gauges(self) -> None:
         await self._write_results()
-        for sink, (pending, dead, overdue) in (await self._database.run_read(self._backlog)).items():
-            self.metrics.deliveries.labels(sink, "pending").set(pending)
-            self.metrics.deliveries.labels(sink, "dead").set(dead)
-            self.metrics.oldest_overdue.labels(sink).set(overdue)
-
-    def _backlog(self, connection: Connection) -> dict[str, tuple[int, int, float]]:
-        now = utc_now()
-        return {
-            sink: (
-                sink_states.count_pending(connection, sink),
-                sink_states.count_dead(connection, sink),
-                sink_states.oldest_overdue_seconds(connection, sink, now),
-            )
-            for sink in self.runners
-        }
+        backlogs = await self._database.run_glance(lambda c: sink_states.backlogs(c, self.runners, utc_now()))
+        for sink, backlog in backlogs.items():
+            self.metrics.deliveries.labels(sink, "pending").set(backlog.pending)
+            self.metrics.deliveries.labels(sink, "dead").set(backlog.dead)
+            self.metrics.oldest_overdue.labels(sink).set(backlog.overdue_seconds)
 
 
 class _Claims:

@@ -5,15 +5,15 @@ Every count comes from the small partial index of just the rows counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.clock import to_micros
-from app.db import insert_missing
+from app.db import chunks, insert_missing
 from app.models import Delivery, Priority, SinkState
 
 _states: sa.Table = SinkState.__table__  # type: ignore[attr-defined]
@@ -42,7 +42,32 @@ def count_dead(connection: Connection, sink: str, most: int | None = None) -> in
 
 def oldest_overdue_seconds(connection: Connection, sink: str, now: datetime) -> float:
     """How long the longest waiting due delivery is overdue; 0 where none is."""
-    firsts = [
+    return _overdue(list(connection.execute(sa.select(*_first_due(sink))).one()), now)
+
+
+class Backlog(NamedTuple):
+    """What waits for one sink, what is dead, and for how long the first of what is due has waited."""
+
+    pending: int
+    dead: int
+    overdue_seconds: float
+
+
+def backlogs(connection: Connection, sinks: Iterable[str], now: datetime) -> dict[str, Backlog]:
+    """Of all of them in one statement: a service at rest asks for it again and again."""
+    found: dict[str, Backlog] = {}
+    for some in chunks(list(sinks)):
+        columns: list[sa.ScalarSelect[Any]] = []
+        for sink in some:
+            columns += [_counted(sink, _pending), _counted(sink, _dead), *_first_due(sink)]
+        values = iter(connection.execute(sa.select(*columns)).one())
+        for sink in some:
+            found[sink] = Backlog(next(values), next(values), _overdue([next(values) for _ in Priority], now))
+    return found
+
+
+def _first_due(sink: str) -> list[sa.ScalarSelect[datetime]]:
+    return [
         sa.select(_deliveries.c.next_attempt_at)
         .where(_deliveries.c.sink == sink, _pending, _deliveries.c.priority == priority.value)
         .order_by(_deliveries.c.next_attempt_at)
@@ -50,7 +75,10 @@ def oldest_overdue_seconds(connection: Connection, sink: str, now: datetime) -> 
         .scalar_subquery()
         for priority in Priority
     ]
-    times = [moment for moment in connection.execute(sa.select(*firsts)).one() if moment is not None]
+
+
+def _overdue(firsts: Sequence[datetime | None], now: datetime) -> float:
+    times = [moment for moment in firsts if moment is not None]
     return max(0.0, (to_micros(now) - to_micros(min(times))) / 1_000_000) if times else 0.0
 
 
@@ -78,6 +106,9 @@ def record_results(connection: Connection, results: Mapping[str, Mapping[str, An
 
 
 def _count(connection: Connection, sink: str, state: sa.ColumnElement[bool], most: int | None) -> int:
+    return int(connection.execute(sa.select(_counted(sink, state, most))).scalar_one())
+
+
+def _counted(sink: str, state: sa.ColumnElement[bool], most: int | None = None) -> sa.ScalarSelect[int]:
     found = sa.select(sa.literal(1)).select_from(_deliveries).where(_deliveries.c.sink == sink, state)
-    counted = sa.select(sa.func.count()).select_from(found.limit(most).subquery())
-    return int(connection.execute(counted).scalar_one())
+    return sa.select(sa.func.count()).select_from(found.limit(most).subquery()).scalar_subquery()

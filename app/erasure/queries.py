@@ -58,10 +58,14 @@ def page(connection: Connection, *, beyond: str | None, descending: bool, limit:
     return connection.execute(statement).all()
 
 
+def unfinished() -> sa.Select[Any]:
+    """There are never many erasures: the key is walked."""
+    return sa.select(erasures).where(erasures.c.state == ErasureState.RUNNING.value)
+
+
 def list_unfinished(connection: Connection) -> Sequence[Row]:
-    """Oldest first. There are never many erasures: the key is walked."""
-    running = erasures.c.state == ErasureState.RUNNING.value
-    return connection.execute(sa.select(erasures).where(running).order_by(erasures.c.id)).all()
+    """Oldest first."""
+    return connection.execute(unfinished().order_by(erasures.c.id)).all()
 
 
 def add_counts(connection: Connection, erasure_id: str, more: Counter[str]) -> None:

@@ -39,7 +39,8 @@ T = TypeVar("T")
 ERASED = "recipient.erased"
 FAILED = "erasure.failed"
 VACUUM_FAILED = "erasure.vacuum_failed"
-POLL_SECONDS = 3.0
+POLL_SECONDS = 3.0  # while another replica works on one
+REST_SECONDS = 300.0  # while there are none; `look_again` tells of those left behind
 TRIES = 5
 PASSING_STATES = frozenset({"40001", "40P01"})
 QUARANTINE_ROWS, QUARANTINE_BYTES = 500, 4 * 1024 * 1024  # of bodies, read together
@@ -65,6 +66,7 @@ class Erasures:
         self._now = now
         self._sleep = sleep
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._woken = asyncio.Event()
 
     # --- asking ---
 
@@ -91,14 +93,23 @@ class Erasures:
         return await self._database.run_read(lambda c: queries.get(c, erasure_id))
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Finish what another process, or this one before a restart, has left; until told to stop."""
+        """Finish what another process, or this one before a restart, has left; until `stop`, which the caller follows
+        with `look_again`."""
         while not stop.is_set():
+            self._woken.clear()
+            seconds = REST_SECONDS
             try:
                 for row in await self._database.run_read(queries.list_unfinished):
                     await self.wait(row.id, POLL_SECONDS)
+                    seconds = POLL_SECONDS
             except Exception as error:  # noqa: BLE001  the database comes back; the duty must be there then
                 log.warning(FAILED, error=type(error).__name__)
-            await wait_for_event(stop, POLL_SECONDS)
+                seconds = POLL_SECONDS
+            if not stop.is_set():
+                await wait_for_event(self._woken, seconds)
+
+    def look_again(self) -> None:
+        self._woken.set()
 
     async def stop(self) -> None:
         """Whoever runs next goes on."""

@@ -6,7 +6,10 @@ beside its successor for a moment, so every duty under a lease must bear that.
 
 from __future__ import annotations
 
+import asyncio
+import math
 import sqlite3
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -27,6 +30,7 @@ _AWAY = (DBAPIError, PoolTimeoutError, sqlite3.OperationalError)  # the last of 
 LEASE_GAINED = "lease.gained"
 LEASE_LOST = "lease.lost"
 LEASE_SECONDS = 6.0  # with a look every three seconds, a dead leader is replaced within 10
+REMEMBERED_SECONDS = 2.5  # an answer is good for other duties that ask so soon after it
 # A lease further ahead than any honest clock explains was written while a clock was wrong: nobody should wait for it.
 MAX_SKEW_SECONDS = 3600.0
 
@@ -71,9 +75,10 @@ def release(connection: Connection, name: str, owner: str) -> bool:
 
 
 class Leadership:
-    """One lease of one replica, for the event loop. Ask `may_lead` more often than the lease is long: asking renews.
+    """One lease of one replica, for the event loop. Ask `may_lead` every three seconds: asking renews.
 
-    `owner` must be unique among replicas and their restarts.
+    `owner` must be unique among replicas and their restarts. Duties that share one ask the database once for all of
+    them when an answer is remembered; `remembered_seconds` is well below the lease, or it could have run out unnoticed.
     """
 
     def __init__(
@@ -84,7 +89,11 @@ class Leadership:
         *,
         lease_seconds: float = LEASE_SECONDS,
         now: Callable[[], datetime] = utc_now,
+        remembered_seconds: float = 0.0,
     ) -> None:
+        self._remembered_seconds = remembered_seconds
+        self._anew_at = -math.inf
+        self._asking = asyncio.Lock()
         self._database = database
         self._name = name
         self._owner = owner
@@ -93,7 +102,15 @@ class Leadership:
         self._leads = False
 
     async def may_lead(self) -> bool:
-        """Is the duty ours until the lease runs out? No while the database does not answer."""
+        """Is the duty ours for three seconds and more? No while the database does not answer."""
+        async with self._asking:
+            asked_at = time.monotonic()  # the lease counts from before the answer
+            if asked_at >= self._anew_at:
+                self._leads = await self._ask()
+                self._anew_at = asked_at + self._remembered_seconds
+            return self._leads
+
+    async def _ask(self) -> bool:
         try:
             leads = await self._database.run_write(
                 lambda c: try_lead(c, self._name, self._owner, self._now(), self._lease_seconds)
@@ -102,12 +119,12 @@ class Leadership:
             leads = False
         if leads != self._leads:
             log.info(LEASE_GAINED if leads else LEASE_LOST, lease=self._name, owner=self._owner)
-        self._leads = leads
         return leads
 
     async def release(self) -> None:
         """For an orderly stop. A database that is gone is no reason to fail: the lease runs out by itself."""
         self._leads = False
+        self._anew_at = -math.inf
         try:
             await self._database.run_write(lambda c: release(c, self._name, self._owner))
         except _AWAY as error:

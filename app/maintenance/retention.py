@@ -1,4 +1,4 @@
-"""Retention: what is past its time goes. One leader does a round every minute, so that each has little to do.
+"""Retention: what is past its time goes. One leader does a round every five minutes, so that each has little to do.
 
 An event's age is that of what it tells of (`occurred_at`, the head of its id); but what came in late, or was imported,
 is kept as long from its arrival on: nobody expects what was just accepted to be gone. It goes with its deliveries and
@@ -44,7 +44,7 @@ FAILED = "retention.failed"
 BUSY = "retention.week_busy"
 HELD = "retention.held"
 RESUMED = "retention.resumed"
-ROUND_SECONDS = 60.0
+ROUND_SECONDS = 300.0
 REST = 10  # between two rounds, in lengths of the one before, where that is more
 LONGEST_REST_SECONDS = 3600.0
 POLL_SECONDS = 3.0  # asking for the lease renews it
@@ -124,7 +124,7 @@ class Retention:
         self._was_held = False
 
     async def run(self, stop: asyncio.Event, may_lead: MayLead) -> None:
-        """A round a minute while `may_lead` says yes, until told to stop. A fault is a log line and another try."""
+        """A round every five minutes while `may_lead` says yes, until told to stop. A fault is told and tried again."""
         await disk.tell_if_it_cannot_shrink(self._database)
         next_at = 0.0
         while not stop.is_set():

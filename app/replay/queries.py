@@ -161,11 +161,15 @@ def page(connection: Connection, *, beyond: str | None, descending: bool, limit:
     return connection.execute(statement).all()
 
 
-def list_unfinished(connection: Connection) -> Sequence[Row]:
-    """Those with work left, oldest first: running, or cancelled with something of it still being sent."""
+def unfinished() -> sa.Select[Any]:
+    """Those with work left: running, or cancelled with something of it still being sent."""
     wanted = replays.c.state.in_([ReplayState.RUNNING.value, ReplayState.CANCELLED.value])
-    statement = sa.select(replays).where(wanted, replays.c.finished_at.is_(None)).order_by(replays.c.id)
-    return connection.execute(statement).all()
+    return sa.select(replays).where(wanted, replays.c.finished_at.is_(None))
+
+
+def list_unfinished(connection: Connection) -> Sequence[Row]:
+    """Oldest first."""
+    return connection.execute(unfinished().order_by(replays.c.id)).all()
 
 
 def update(connection: Connection, replay_id: str, **values: Any) -> None:

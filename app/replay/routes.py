@@ -126,7 +126,7 @@ def replay_view(row: Row) -> dict[str, Any]:
 def build_router(
     recipients: Mapping[str, Recipient], database: Database, keys: ApiKeys, look_again: Callable[[], None]
 ) -> APIRouter:
-    """`look_again` tells this process's `Replays` that something changed; others see it within a second."""
+    """`look_again` tells this process's `Replays` that something changed; others see it within a few seconds."""
     router = APIRouter(prefix="/v1/replays", tags=["replays"], responses=PROBLEM_RESPONSES)
     _add_asking(router, recipients, database, keys, look_again)
     _add_watching(router, database, keys)

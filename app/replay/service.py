@@ -39,7 +39,8 @@ REPLAY_STEP_FAILED = "replay.step_failed"
 
 SLICE = 128  # deliveries in one transaction: one statement, a few milliseconds
 MOST_OUTSTANDING = 512  # of one replay: enough to keep a worker busy, few enough to give back quickly
-POLL_SECONDS = 1.0  # replays made by other processes
+POLL_SECONDS = 1.0  # while there are any
+REST_SECONDS = 300.0  # while there are none; `look_again` tells of new ones
 BUSY_SECONDS = 0.1  # between two looks at a replay whose deliveries are being settled …
 IDLE_SECONDS = 0.5  # … and at one where nothing moves; less than the second that a rate is planned ahead
 FAILED_SECONDS = 2.0
@@ -109,7 +110,7 @@ class Replays:
         self._woken = asyncio.Event()
 
     def look_again(self) -> None:
-        """From any thread: a replay was made or cancelled. Without effect where `run` does not."""
+        """From any thread: a replay was made or cancelled, here or elsewhere. Without effect where `run` does not."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._woken.set)
 
@@ -154,7 +155,7 @@ class Replays:
                 work.look_at = self._now() + timedelta(seconds=await self._safe_step(row, work))
         next_look = min((work.look_at for work in self._works.values()), default=None)
         if next_look is None:
-            return POLL_SECONDS
+            return REST_SECONDS
         return max(0.0, min(POLL_SECONDS, (next_look - self._now()).total_seconds()))
 
     async def _safe_step(self, row: Row, work: _Work) -> float:

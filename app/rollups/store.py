@@ -97,6 +97,12 @@ class KnownCells:
 # --- progress --------------------------------------------------------------------------------------------------------
 
 
+def uncounted() -> sa.Select[Any]:
+    """Events beyond what is counted."""
+    counted = sa.select(_progress.c.seq).scalar_subquery()
+    return sa.select(events.c.seq).where(events.c.seq > sa.func.coalesce(counted, 0))
+
+
 def read_progress(connection: Connection) -> Progress:
     row = connection.execute(_wanted).first()
     return Progress() if row is None else Progress(row.seq, bytes(row.digest_key), row.changes)

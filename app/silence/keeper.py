@@ -75,8 +75,7 @@ class SilenceKeeper:
 
     def _found(self, connection: Connection, now: datetime) -> Iterator[tuple[Key, tuple[datetime | None, Expected]]]:
         """Key -> (when the last event happened, what is expected)."""
-        for key in self._keys:
-            last = queries.last_event_at(connection, key, now)
+        for key, last in queries.last_events(connection, self._keys, now).items():
             by = None if last is None else self._expected_by(key, last)
             yield key, (last, Expected(by, last if by is not None and by <= now else None))
 

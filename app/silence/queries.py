@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app.db import insert_missing
+from app.db import chunks, insert_missing
 from app.models import Event, Expectation
 from app.partitions import first_id
 from app.rollups.cells import Unit, View
@@ -51,18 +51,25 @@ def active_hours(connection: Connection, now_hour: int) -> dict[Key, set[int]]:
     return found
 
 
-def last_event_at(connection: Connection, key: Key, now: datetime) -> datetime | None:
-    """When the newest event happened: one that came in late, or was fetched later, is no sign of life."""
+def last_events(connection: Connection, keys: Iterable[Key], now: datetime) -> dict[Key, datetime | None]:
+    """When the newest event of each happened: one that came in late, or was fetched later, is no sign of life."""
+    found: dict[Key, datetime | None] = {}
+    for some in chunks(list(keys)):
+        newest = [_newest(key, now) for key in some]
+        found |= zip(some, connection.execute(sa.select(*newest)).one(), strict=True)
+    return found
+
+
+def _newest(key: Key, now: datetime) -> sa.ScalarSelect[datetime]:
     webhook, event_type = key
-    newest = (
+    return (
         sa.select(_events.c.occurred_at)
         .where(_events.c.webhook == webhook, _events.c.type == event_type, _events.c.id < first_id(now + SKEW))
         .where(_events.c.test == sa.false())
         .order_by(_events.c.id.desc())
         .limit(1)
+        .scalar_subquery()
     )
-    moment: datetime | None = connection.execute(newest).scalar_one_or_none()
-    return moment
 
 
 def list_expected(connection: Connection, *, locked: bool = False) -> dict[Key, Expected]:

@@ -27,7 +27,8 @@ log = structlog.get_logger(__name__)
 
 FAILED = "stats.failed"
 DROPPED = "stats.dropped"
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 1.0  # while events come in
+REST_SECONDS = 300.0  # while none do; `wake` tells of new ones
 BUSY_SLICE_EVENTS = 100
 RENEW_SECONDS = 3.0  # of the lease, which is asked for only when there is something to do
 BUSY_REST, QUIET_REST = 9.0, 1.0  # times as long as a slice took
@@ -54,15 +55,22 @@ class StatsKeeper:
         self._leads_until = 0.0
         self._drop_at: datetime | None = None
         self._given = 0
+        self._woken = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`, which the caller follows with `wake`."""
         while not stop.is_set():
+            self._woken.clear()
             rest = LOOK_SECONDS
             try:
                 rest = await self.step()
             except Exception as error:  # whatever it was, the next look may do better
                 log.warning(FAILED, error=type(error).__name__, exc_info=not is_outage(error))
-            await wait_for_event(stop, rest)
+            await wait_for_event(stop if rest < REST_SECONDS else self._woken, rest)
+
+    def wake(self) -> None:
+        """Something was stored, or it is time to stop. A rest between slices goes on all the same."""
+        self._woken.set()
 
     async def step(self) -> float:
         """One look, and a slice where there is one to count; how many seconds to rest."""
@@ -71,8 +79,10 @@ class StatsKeeper:
         self._on_lag(0.0 if waiting_since is None else max((self._now() - waiting_since).total_seconds(), 0.0))
         busy, self._given = mark.given > self._given, mark.given
         if not await self._is_ours(self._is_due(mark, progress)):
-            return LOOK_SECONDS
+            return LOOK_SECONDS if mark.given > progress.seq else REST_SECONDS
         await self._drop_old()
+        if mark.given <= progress.seq:
+            return REST_SECONDS
         if mark.settled is None or mark.settled <= progress.seq:
             return LOOK_SECONDS
         began, most = time.monotonic(), BUSY_SLICE_EVENTS if busy else SLICE_EVENTS

@@ -14,6 +14,7 @@ from app.clock import to_micros
 from app.db import Database
 from app.delivery import queue
 from app.delivery.queue import ClaimRequest, Completion
+from app.dispatch import sink_states
 from app.dispatch.service import Job
 from app.errors import Conflict, DeliveryNotFound
 from app.models import Delivery, DeliveryState, Event, Priority
@@ -237,7 +238,7 @@ def test_the_next_due_of_each_sink_and_priority(database: Database) -> None:
     due(database, -5, sink="unasked")
 
     with database.reading() as connection:
-        found = queue.next_due(connection, ["crm", "other", "empty"])
+        found = queue.look(connection, ["crm", "other", "empty"]).due
 
     assert found == {
         ("crm", Priority.FIRST): NOW + timedelta(seconds=10),
@@ -248,14 +249,27 @@ def test_the_next_due_of_each_sink_and_priority(database: Database) -> None:
 
 def test_nothing_is_due_without_sinks(database: Database) -> None:
     with database.reading() as connection:
-        assert queue.next_due(connection, []) == {}
+        assert queue.look(connection, []) == ({}, {})
+
+
+def test_a_paused_sink_has_nothing_due_and_a_reason(database: Database) -> None:
+    due(database, 10)
+    due(database, 10, sink="other")
+    database.write(lambda c: sink_states.set_paused(c, "crm", paused=True, reason="sink answered 410"))
+    database.write(lambda c: sink_states.set_paused(c, "unasked", paused=True, reason="by hand"))
+
+    with database.reading() as connection:
+        found = queue.look(connection, ["crm", "other", "empty"])
+
+    assert found.paused == {"crm": "sink answered 410"}
+    assert found.due.keys() == {("other", Priority.FIRST)}
 
 
 def test_hundreds_of_sinks_can_be_asked_about(database: Database) -> None:
     due(database, 3, sink="sink399")
 
     with database.reading() as connection:
-        found = queue.next_due(connection, [f"sink{n}" for n in range(400)])
+        found = queue.look(connection, [f"sink{n}" for n in range(400)]).due
 
     assert found == {("sink399", Priority.FIRST): NOW + timedelta(seconds=3)}
 
@@ -537,7 +551,7 @@ def test_a_claim_uses_the_index_of_what_is_due(crowded: Database) -> None:
 
 
 def test_asking_for_the_next_due_uses_the_index_of_what_is_due(crowded: Database) -> None:
-    plan = plan_of(crowded, lambda c: queue.next_due(c, ["crm", "other"]))
+    plan = plan_of(crowded, lambda c: queue.look(c, ["crm", "other"]))
 
     assert "ix_deliveries_due" in plan
     assert_no_scan_of_deliveries(plan)

@@ -58,13 +58,19 @@ def test_what_waits_and_what_is_dead_is_counted_for_each_sink(database: Database
         assert sink_states.count_pending(connection, "crm") == 3
         assert sink_states.count_dead(connection, "crm") == 2
         assert sink_states.count_pending(connection, "nobody") == 0
+        assert sink_states.backlogs(connection, ["crm", "nobody", "other"], NOON) == {
+            "crm": (3, 2, 0.0), "nobody": (0, 0, 0.0), "other": (1, 0, 0.0),
+        }  # fmt: skip
+        assert sink_states.backlogs(connection, [f"sink{n}" for n in range(300)], NOON)["sink299"] == (0, 0, 0.0)
 
 
 @pytest.mark.parametrize("priority", list(Priority))
 def test_the_longest_overdue_of_any_priority(database: Database, priority: Priority) -> None:
     def overdue() -> float:
         with database.reading() as connection:
-            return sink_states.oldest_overdue_seconds(connection, "crm", NOW)
+            found = sink_states.oldest_overdue_seconds(connection, "crm", NOW)
+            assert sink_states.backlogs(connection, ["crm"], NOW)["crm"].overdue_seconds == found
+            return found
 
     assert overdue() == 0.0
     make_delivery(database, next_attempt_at=NOW + timedelta(seconds=50))

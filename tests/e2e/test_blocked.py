@@ -29,7 +29,7 @@ def test_an_exception_is_reached_and_without_it_the_attempt_is_blocked(tmp_path:
             path = f"/v1/deliveries/{id_of(event)}.inner"
             (attempt,) = until(lambda: service.get(path)["attempts"], "an attempt")
             value = 'jethook_delivery_attempts_total{outcome="blocked",sink="inner"}'
-            until(lambda: service.metric(value) == 1, "its metric")
+            until(lambda: service.metric(value) >= 1, "its metric")  # a slow machine tries again meanwhile
 
     assert (attempt["outcome"], attempt["status"]) == ("blocked", None)
     assert attempt["error"] == (

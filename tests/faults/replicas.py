@@ -14,7 +14,7 @@ from tests.faults.mailjet import TYPES
 from tests.faults.stage import Stage
 
 TAKEOVER_SECONDS = 10.0
-DUTIES = ("registration", "retention")
+DUTIES = ("duties",)
 
 leases: sa.Table = Lease.__table__  # type: ignore[attr-defined]
 
@@ -47,7 +47,7 @@ def any_of_three(stage: Stage) -> None:
     for replica in replicas:
         replica.wait_until_ready()
     until(lambda: all(_owner(stage, duty) for duty in DUTIES), "leaders")
-    order = sorted(replicas, key=lambda one: _owner(stage, "registration") not in _tokens(one))
+    order = sorted(replicas, key=lambda one: _owner(stage, "duties") not in _tokens(one))
     takeovers: list[float] = []
     with stage.load(*replicas) as loads:
         for replica in order:
