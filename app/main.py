@@ -65,7 +65,7 @@ from app.replay.service import Replays
 from app.rollups.store import uncounted as uncounted_events
 from app.settings import Settings
 from app.silence.keeper import SilenceKeeper
-from app.silence.queries import last_event_at
+from app.silence.queries import last_events
 from app.sinks import routes as sink_routes
 from app.sinks.service import Sinks
 from app.stats import routes as stats_routes
@@ -186,7 +186,7 @@ class Service:
         now = utc_now()
         keys = [(name, t) for name, webhook in self.settings.effective_webhooks.items() for t in webhook.events]
         try:
-            found = await self.database.run_read(lambda c: {key: last_event_at(c, key, now) for key in keys})
+            found = await self.database.run_read(lambda c: last_events(c, keys, now))
         except Exception as error:  # noqa: BLE001  a figure only; what comes from now on is known anyway
             log.warning("metrics.last_events_unknown", error=type(error).__name__)
             return
