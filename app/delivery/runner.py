@@ -47,6 +47,7 @@ log = structlog.get_logger(__name__)
 
 HELD_AT_LEAST = 1000  # deliveries of one sink and priority in memory; the others wait in the table
 HELD_AT_MOST = 10_000
+STALLED_SECONDS = 1.0  # without any answer
 CLAIM_AT_ONCE = 250
 GIVE_BACK_SECONDS = 2.0  # when the service stops, for the database to take what came of the last requests
 RESUMED = "a person resumed the sink"
@@ -100,6 +101,10 @@ class SinkRunner:
         self._held: dict[int, int] = dict.fromkeys(Priority, 0)  # reserved, queued, being sent or recorded
         self._held_ids: set[str] = set()
         self._held_limit = min(HELD_AT_MOST, max(HELD_AT_LEAST, 2 * sink.batch_size * sink.concurrency))
+        # Of a sink that answers nothing: enough to go on with. Each costs a renewed lease every few seconds, and the
+        # writer's time, for which others wait.
+        self._held_stalled = min(self._held_limit, 2 * sink.batch_size * sink.concurrency)
+        self._moved_at = clock()  # when it last answered, or was asked after having nothing to do
         self._held_in_all = 0
         self._under_way: dict[int, int] = dict.fromkeys(Priority, 0)
         self._under_way_in_all = 0
@@ -140,7 +145,8 @@ class SinkRunner:
             return False
         if self.is_ordered:
             return False
-        if self._held[Priority.FIRST] >= self._held_limit:
+        held = self._held[Priority.FIRST]
+        if held >= self._held_stalled and held >= self._may_hold():
             return False
         self._hold(Priority.FIRST)
         return True
@@ -154,7 +160,13 @@ class SinkRunner:
             return 0
         if not self.is_closed:  # one request probes, and only one delivery is taken for it
             return 0 if self.holds else self.breaker.free_slots(self._clock(), 1)
-        return min(max(CLAIM_AT_ONCE, self.sink.batch_size), self._held_limit - self._held[priority])
+        return min(max(CLAIM_AT_ONCE, self.sink.batch_size), self._may_hold() - self._held[priority])
+
+    def _may_hold(self) -> int:
+        return self._held_stalled if self._is_stalled() else self._held_limit
+
+    def _is_stalled(self) -> bool:
+        return self._under_way_in_all > 0 and self._clock() - self._moved_at > STALLED_SECONDS
 
     def accept(self, job: Job) -> None:
         """A reserved job whose delivery is committed."""
@@ -253,6 +265,8 @@ class SinkRunner:
             self._pump_in(self._bucket.wait(now))
             return None
         self.breaker.started(now)
+        if self._under_way_in_all == 0:
+            self._moved_at = now
         self._under_way[priority] += 1
         self._under_way_in_all += 1
         return self._take(priority), priority
@@ -267,6 +281,9 @@ class SinkRunner:
                 self._pump()  # what held back one may have held back several
 
     def _leave(self, priority: int) -> None:
+        if self._is_stalled():
+            self._outbox.look_again()  # there is room for what waited in the table
+        self._moved_at = self._clock()
         self._under_way[priority] -= 1
         self._under_way_in_all -= 1
 
@@ -441,7 +458,7 @@ class SinkRunner:
         self._held_in_all += 1
 
     def _free(self, priority: int) -> None:
-        was_full = self._held[priority] >= self._held_limit
+        was_full = self._held[priority] >= self._may_hold()
         self._held[priority] -= 1
         self._held_in_all -= 1
         # Room for what waits in the table; or nothing in hand any more, which is what a probe waits for.

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import pairwise
@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.clock import to_micros, utc_now
 from app.db import Database
-from app.delivery import queue
+from app.delivery import queue, worker
 from app.delivery.breaker import BreakerState
 from app.delivery.runner import HELD_AT_LEAST
 from app.delivery.worker import Relay
@@ -58,9 +58,17 @@ class Remote:
         return getattr(self._database, name)
 
     async def run_read(self, work: Callable[[Connection], T]) -> T:
+        return await self._tell(self._database.run_read, work)
+
+    async def run_glance(self, work: Callable[[Connection], T]) -> T:
+        return await self._tell(self._database.run_glance, work)
+
+    async def _tell(
+        self, read: Callable[[Callable[[Connection], T]], Awaitable[T]], work: Callable[[Connection], T]
+    ) -> T:
         self.reads += 1
         self._check()
-        result = await self._database.run_read(work)
+        result = await read(work)
         self.told += 1
         await self.may_tell.wait()
         return result
@@ -247,6 +255,28 @@ def test_what_does_not_fit_into_memory_goes_through_the_table(database: Database
 
 
 @on_one_database
+def test_of_a_sink_that_answers_nothing_little_is_held_and_all_is_sent_once_it_does(
+    database: Database, crm: SampleSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.delivery.runner.STALLED_SECONDS", 0.05)
+    crm.answer_always(Answer.delayed(3))
+
+    async def scenario() -> None:
+        async with station(database, crm=sink(url(crm), concurrency=4, **QUICK)) as here:
+            runner = here.relay.runners["crm"]
+            await here.post(*(raw_event(n) for n in range(6)))
+            await until(runner._is_stalled, "no answer for a while")
+            await here.post(*(raw_event(n) for n in range(6, 60)))
+            tokens = Counter(r["lease_token"] for r in rows(database).values())
+            assert tokens == {here.relay.lease_token: 8, None: 52}  # twice as many as go out at once
+            crm.answer_always(200)
+            await all_delivered(database, 60)
+
+    run(scenario())
+    assert set(crm.counts.values()) == {1}
+
+
+@on_one_database
 def test_first_attempts_never_wait_behind_retries(database: Database, crm: SampleSink) -> None:
     retries = set(store_many(database, 40, priority=Priority.RETRY, attempt_count=1, schedule_step=1))
     crm.answer_with(lambda r: Answer.hanging() if r.webhook_id in retries else Answer())
@@ -377,6 +407,7 @@ def test_a_delivery_reserved_before_the_breaker_opened_is_not_stuck(database: Da
                 database, lease_token=here.relay.lease_token, next_attempt_at=utc_now() + timedelta(seconds=12)
             )
             runner.breaker.failed(time.monotonic())
+            runner._wake_for_probe()
             assert not here.relay.reserve("crm")
             job = make_job()
             job.event_id = event
@@ -454,7 +485,10 @@ def test_what_is_stored_after_a_pause_on_another_replica_does_not_go_out(databas
     assert states(database) == {"pending": 2}
 
 
-def test_a_pause_reaches_another_replica_and_a_resume_too(database: Database, crm: SampleSink) -> None:
+def test_a_pause_reaches_another_replica_and_a_resume_too(
+    database: Database, crm: SampleSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "HEARD_POLL_SECONDS", worker.POLL_SECONDS)  # on SQLite, where there are no others
     crm.answer_always(Answer.delayed(0.05))
     settings = sink(url(crm), concurrency=1, **QUICK)
 
