@@ -1,5 +1,5 @@
 # Built in one stage, run in another: no compiler, no pip of ours and no cache in the image that runs.
-FROM python:3.13-slim AS build
+FROM python:3.13.15-slim-trixie AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 RUN python -m venv /opt/jethook
@@ -13,7 +13,7 @@ RUN /opt/jethook/bin/pip install --quiet --no-deps --no-build-isolation . \
     && /opt/jethook/bin/pip uninstall --quiet --yes hatchling packaging pathspec pluggy trove-classifiers pip \
     && /opt/jethook/bin/python -c "import app.demo"
 
-FROM python:3.13-slim
+FROM python:3.13.15-slim-trixie
 COPY --from=build /opt/jethook /opt/jethook
 ENV PATH=/opt/jethook/bin:$PATH \
     PYTHONUNBUFFERED=1 \

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import random
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -45,6 +46,7 @@ from app.errors import (
 
 log = structlog.get_logger(__name__)
 
+REQUEST_ANSWERED = "request.answered"
 REQUEST_FAILED = "request.failed"
 DATABASE_UNAVAILABLE = "request.database_unavailable"
 
@@ -63,6 +65,7 @@ class AddressConvertor(Convertor[str]):
 
 register_url_convertor("address", AddressConvertor())
 
+PROBES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _NAMED_ERRORS: dict[int, type[AppError]] = {
@@ -81,7 +84,7 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_unexpected)
-    app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(RequestIdMiddleware, tells=True)
     _document_problems(app)
 
 
@@ -93,11 +96,12 @@ class RequestIdMiddleware:
 
     An incoming `X-Request-ID` of up to 128 visible ASCII characters is kept, so that one id can follow a request
     through several services. Errors are answered here and not raised on, since Starlette's outermost layer raises them
-    again after answering and the server would print each a second time.
+    again after answering and the server would print each a second time. With `tells` each request has its line.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, tells: bool = False) -> None:
         self.app = app
+        self._tells = tells
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -109,12 +113,12 @@ class RequestIdMiddleware:
         scope.setdefault("state", {})["request_id"] = name
         # Bound for this request's task alone; the next one on the connection binds its own.
         structlog.contextvars.bind_contextvars(request_id=name)
-        started = False
+        began, status, tells = time.perf_counter(), 0, self._tells
 
         async def send_named(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
             await send(message)
 
@@ -123,9 +127,13 @@ class RequestIdMiddleware:
         except ClientDisconnect:
             return  # nobody is left to answer
         except Exception as error:
-            if started:
+            tells = False  # with its error, here or by the server
+            if status:
                 raise  # the answer is half out: the server logs the error and cuts the connection
             await _unexpected(scope, error)(scope, receive, send_named)
+        finally:
+            if tells:
+                _tell(scope, status, time.perf_counter() - began)
 
 
 class BodyLimit:
@@ -196,6 +204,14 @@ def _unexpected(scope: Scope, error: Exception) -> Response:
         return problem_response(Request(scope), Unavailable("the database does not answer"))
     log.error(REQUEST_FAILED, **_place(scope), exc_info=error)
     return problem_response(Request(scope), AppError("the log has more under this request's id"))
+
+
+def _tell(scope: Scope, status: int, seconds: float) -> None:
+    """What machines ask every few seconds is told at `debug` only. A status of 0: nobody was left to answer."""
+    place = _place(scope)
+    asked_often = place["route"] in PROBES or scope["path"].startswith("/dashboard/")
+    tell = log.debug if asked_often and status < 400 else log.info
+    tell(REQUEST_ANSWERED, **place, status=status, duration_ms=round(seconds * 1000, 1))
 
 
 def _place(scope: Scope) -> dict[str, object]:

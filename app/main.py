@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, health
 from app.alerts.service import Alerts, is_wanted
+from app.clock import utc_now
 from app.completeness.backfill_queries import running as running_backfills
 from app.completeness.duties import CompletenessDuties
 from app.connector.jobs import running_jobs
@@ -64,6 +65,7 @@ from app.replay.service import Replays
 from app.rollups.store import uncounted as uncounted_events
 from app.settings import Settings
 from app.silence.keeper import SilenceKeeper
+from app.silence.queries import last_events
 from app.sinks import routes as sink_routes
 from app.sinks.service import Sinks
 from app.stats import routes as stats_routes
@@ -165,7 +167,7 @@ class Service:
         self.loop = asyncio.get_running_loop()
         if self.alerts is not None:
             await self.alerts.start()
-        self._run(pulse=self.pulse.run(self._background_stop))
+        self._run(pulse=self.pulse.run(self._background_stop), last_events=self._recall_last_events())
         if self.delivers:
             await self.relay.start()
             self.connector.start()
@@ -179,6 +181,19 @@ class Service:
             )  # fmt: skip
         else:
             self._run(registration=self._watch_registration())
+
+    async def _recall_last_events(self) -> None:
+        """A restart must not hide for how long nothing has come: a look into an index for each webhook and type."""
+        now = utc_now()
+        keys = [(name, t) for name, webhook in self.settings.effective_webhooks.items() for t in webhook.events]
+        try:
+            found = await self.database.run_read(lambda c: last_events(c, keys, now))
+        except Exception as error:  # noqa: BLE001  a figure only; what comes from now on is known anyway
+            log.warning("metrics.last_events_unknown", error=type(error).__name__)
+            return
+        for (webhook, event_type), at in found.items():
+            if at is not None:
+                self.metrics.event_came_earlier(webhook, event_type, at.timestamp())
 
     def _run(self, **duties: Coroutine[Any, Any, None]) -> None:
         self._background += [asyncio.create_task(duty, name=name) for name, duty in duties.items()]

@@ -145,6 +145,11 @@ class Metrics:
         if duplicates:
             self._child(self.ingest_events, webhook, event, "duplicate").inc(duplicates)
 
+    def event_came_earlier(self, webhook: str, event: str, at: float) -> None:
+        """Before this process started, in Unix seconds; what came since is newer."""
+        if (self.last_event, webhook, event) not in self._children:
+            self._child(self.last_event, webhook, event).set(at)
+
     def attempted(self, sink: str, outcome: str, seconds: float) -> None:
         self._child(self.delivery_attempts, sink, outcome).inc()
         self._child(self.delivery_duration, sink).observe(seconds)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hmac
 import json
 import socket
 import sqlite3
@@ -19,6 +21,7 @@ from fastapi.testclient import TestClient
 from app.completeness.routes import CompletenessQuery
 from app.db import Database
 from app.filters import QuarantineQuery
+from app.ingest.auth import CallbackAuth
 from app.main import create_app
 from app.migrate import migrate
 from app.query.cursor import encode_cursor, scope_of
@@ -300,3 +303,61 @@ def _all_of(connection: socket.socket) -> bytes:
         while more := connection.recv(65536):
             answer += more
     return answer
+
+
+# --- names, guesses --------------------------------------------------------------------------------------------------
+
+
+TRICKS = (
+    "../admin", "..%2f..%2fetc%2fpasswd", "%2e%2e", "orders%00", "orders%0aforged", "orders%20", "orders;x=1", "ORDERS",
+    "orders/", "./orders", "a" * 5000, "%D0%BE", "orders%2F", "orders%3Fx",
+)  # fmt: skip
+
+
+def test_no_trick_with_the_name_reaches_a_webhook(port: int):
+    """On the wire, since a client would put the path in order first."""
+    for name in TRICKS:
+        head = POST.replace(b"/orders ", b"/" + name.encode() + b" ") + b"Connection: close\r\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(EVENT) + EVENT)
+            answer = _all_of(connection)
+
+        assert answer.startswith(b"HTTP/1.1 404 "), (name, answer[:200])
+        assert b"application/problem+json" in answer
+
+
+def test_wrong_passwords_never_slow_down_who_has_the_right_one(client: TestClient):
+    """Mailjet repeats what is refused, so a limit on refusals would be a limit on events."""
+    wrong = {
+        client.post("/webhooks/orders", content=EVENT, auth=("jethook", f"no-{n}")).status_code for n in range(100)
+    }
+    guesses = {
+        client.post("/dashboard/sign-in", data={"key": f"no-{n}"}, follow_redirects=False).status_code
+        for n in range(15)
+    }
+
+    assert wrong == {401}
+    assert 429 in guesses
+    assert post(client).json()["stored"] == 1
+    assert client.get("/v1/events", headers=KEY).status_code == 200
+
+
+@pytest.mark.parametrize("given", ["first", "second", "third", "none of them", ""])
+def test_a_password_is_compared_with_all_that_are_accepted_whichever_fits(
+    given: str, monkeypatch: pytest.MonkeyPatch
+):  # fmt: skip
+    compared: list[bytes] = []
+    real = hmac.compare_digest
+
+    def noted(one: bytes, other: bytes) -> bool:
+        compared.append(other)
+        return real(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", noted)
+    door = CallbackAuth("jethook", {"orders": ["first", "second", "third"]})
+
+    # Not as Mailjet spells it, so that it is decoded as well.
+    door.judge("orders", b"basic  " + base64.b64encode(f"jethook:{given}".encode()))
+
+    assert compared[-3:] == [b"first", b"second", b"third"]
+    assert len(compared) == 3 + 1 + 3

@@ -121,6 +121,21 @@ def orphans(connection: Connection, wanted: Range) -> list[tuple[str, str, str]]
     return [(event_id, webhook, sink) for event_id, webhook, sink in found]
 
 
+def events_there(connection: Connection, slot: str, webhook: str) -> Sequence[str]:
+    """Events of a slot that should have none."""
+    here = Range(slot, ledger.next_slot(slot)).of_ids(_events.c.id)
+    statement = sa.select(_events.c.id).where(*here, _events.c.webhook == webhook).order_by(_events.c.id)
+    return connection.execute(statement.limit(MOST_NAMED)).scalars().all()
+
+
+def deliveries_there(connection: Connection, slot: str, webhook: str, sink: str) -> Sequence[str]:
+    """Events of the deliveries to a sink that is owed nothing in this slot."""
+    here = Range(slot, ledger.next_slot(slot)).of_ids(_deliveries.c.event_id)
+    mine = (_deliveries.c.webhook == webhook, _deliveries.c.sink == sink, _known)
+    statement = sa.select(_deliveries.c.event_id).where(*here, *mine).order_by(_deliveries.c.event_id)
+    return connection.execute(statement.limit(MOST_NAMED)).scalars().all()
+
+
 def without_delivery(connection: Connection, slot: str, webhook: str, sink: str) -> Sequence[str]:
     """Events of the slot that owe the sink nothing: among them are those that lost their delivery."""
     owes = sa.exists().where(_deliveries.c.event_id == _events.c.id, _deliveries.c.sink == sink, _known)

@@ -147,12 +147,16 @@ def _difference(connection: Connection, line: Line, account: Account, gone: set[
     slot, webhook, sink = line
     what = WHAT_CAME.get(sink, "deliveries")
     kind = f"{what}_missing" if account.missing > 0 else f"{what}_unaccounted"
+    expected = account.made - account.erased - account.expired
     ids: Iterable[str] = ()
     if kind == "events_missing":
         ids = sorted(event_id for event_id in gone if event_id.startswith(slot))[:MOST_NAMED]
     elif kind == "deliveries_missing":
         ids = queries.without_delivery(connection, slot, webhook, sink)
-    expected = account.made - account.erased - account.expired
+    elif expected == 0 and kind == "events_unaccounted":  # then it is all of them; of more, nobody can tell which
+        ids = queries.events_there(connection, slot, webhook)
+    elif expected == 0 and kind == "deliveries_unaccounted":
+        ids = queries.deliveries_there(connection, slot, webhook, sink)
     return _named(kind, webhook, None if sink in WHAT_CAME else sink, slot, expected, account.there, ids)
 
 

@@ -33,6 +33,7 @@ from app.delivery.results import SPLIT, completions_of, given_back
 from app.delivery.sender import AttemptResult, SinkSender
 from app.dispatch import sink_states
 from app.dispatch.service import Job
+from app.logs import SharedLines
 from app.metrics import Metrics
 from app.models import AttemptOutcome, DeliveryState, Priority
 from app.operator_events import Change, Herald
@@ -90,6 +91,7 @@ class SinkRunner:
         self.pause_changes = 0  # how often it was paused or resumed here, and not by the table
         self._outbox = outbox
         self._clock = clock
+        self._lines = SharedLines("delivery.delivered", units="requests", ids="webhook_id")
         self._requests = RequestMaker(sink)
         self._tracer = outbox.tracer
         self._bucket = TokenBucket(sink.rate_per_second) if sink.rate_per_second is not None else None
@@ -252,6 +254,7 @@ class SinkRunner:
                 timer.cancel()
         if self._sender is not None:
             await self._sender.close()
+        self._lines.flush()
 
     # --- sending ---
 
@@ -487,6 +490,8 @@ class SinkRunner:
             news["last_success_at"] = from_micros(now)
             for job in parcel.jobs:
                 metrics.arrived(self.name, max(0, now - job.event[_RECEIVED_AT]) / 1_000_000)
+            told = {"sink": self.name, "status": result.status}
+            self._lines.add(told, parcel.webhook_id, result.duration_ms / 1000, {"events": len(parcel.jobs)})
             return
         news["last_error"], news["last_error_at"] = result.error, from_micros(now)
         log.info(

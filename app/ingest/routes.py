@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -22,6 +23,7 @@ from app.errors import AppError, BodyTooLarge, Unauthorized, Unavailable, Webhoo
 from app.http import RequestIdMiddleware, problem_response
 from app.ingest.auth import CallbackAuth, Verdict
 from app.ingest.service import Accepted, Ingest
+from app.logs import SharedLines
 from app.mailjet.vocabulary import EVENT_TYPES
 from app.metrics import UNKNOWN, Metrics
 
@@ -34,6 +36,8 @@ BODY_SECONDS = 60.0  # for a whole body to come
 SWEEP_SECONDS = 1.0
 DRAIN_BYTES = 64 * 1024 * 1024  # of a body that is too large, read on this far so that the caller sees the 413
 PREFIX = "/webhooks/"
+ANSWERED = "ingest.answered"
+NOTHING_TAKEN: Mapping[str, int] = MappingProxyType({})
 _JSON = (b"content-type", b"application/json")
 
 
@@ -88,12 +92,14 @@ class Receiver:
         self._reading: dict[asyncio.Task[Any], float] = {}  # -> until when its body has time to come
         self._sweeper: asyncio.TimerHandle | None = None
         self._late: set[asyncio.Task[Any]] = set()
+        self._lines = SharedLines(ANSWERED, units="posts", ids="request_id")
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def idle(self) -> None:
         """Wait until no post is in flight."""
         await self._idle.wait()
+        self._lines.flush()
 
     def route(self) -> Route:
         return Route("/webhooks/{webhook}", self, methods=["POST", "GET", "HEAD"], name="receive")
@@ -107,10 +113,10 @@ class Receiver:
         started = time.perf_counter()
         self.in_flight += 1
         self._idle.clear()
-        code = "500"
+        code, numbers = "500", NOTHING_TAKEN
         try:
             accepted = await self._accept(webhook, scope, receive)
-            code = "200"
+            code, numbers = "200", _numbers_of(accepted)
             await _answer(send, _body_of(accepted))
         except Unauthorized:
             code = "401"
@@ -131,7 +137,9 @@ class Receiver:
             if not self.in_flight:
                 self._idle.set()
             known = webhook if webhook in self._ingest.webhooks else UNKNOWN
-            self._metrics.request_answered(known, code, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._metrics.request_answered(known, code, seconds)
+            self._lines.add({"webhook": known, "status": int(code)}, _id_of(scope), seconds, numbers)
 
     async def _accept(self, webhook: str, scope: Scope, receive: Receive) -> Accepted:
         authorization, length, upgrades = _headers_of(scope)
@@ -254,6 +262,17 @@ def _headers_of(scope: Scope) -> tuple[bytes | None, int | None, bool]:
         elif name == b"upgrade" or (name == b"connection" and b"upgrade" in value.lower()):
             asks |= 1 if name == b"upgrade" else 2
     return authorization, length, asks == 3
+
+
+def _id_of(scope: Scope) -> str:
+    return str(scope.get("state", {}).get("request_id", ""))
+
+
+def _numbers_of(accepted: Accepted) -> Mapping[str, int]:
+    return {
+        "received": accepted.received, "stored": accepted.stored, "duplicates": accepted.duplicates,
+        "quarantined": accepted.quarantined,
+    }  # fmt: skip
 
 
 def _body_of(accepted: Accepted) -> bytes:

@@ -113,12 +113,25 @@ def test_what_is_missing_is_named(
 
 
 def test_what_nobody_took_in_is_named(database: Database) -> None:
-    make_delivery(database, make_event(database))
+    event = make_event(database)
+    make_delivery(database, event)
 
     report = look(database)
 
-    assert [d.kind for d in report.differences] == ["events_unaccounted", "deliveries_unaccounted"]
+    assert [(d.kind, d.event_ids) for d in report.differences] == [
+        ("events_unaccounted", (event["id"],)), ("deliveries_unaccounted", (event["id"],)),
+    ]  # fmt: skip
     assert (report.events["unaccounted"], report.deliveries["unaccounted"]) == (1, 1)
+
+
+def test_a_delivery_to_a_sink_that_is_owed_nothing_is_named_by_its_event(database: Database) -> None:
+    known, other = make(database, 2)
+    make_delivery(database, {"id": other, "webhook": "orders", "type": "open", "received_at": MAY}, sink="ghost")
+
+    [difference] = look(database).differences
+
+    assert (difference.kind, difference.sink, difference.event_ids) == ("deliveries_unaccounted", "ghost", (other,))
+    assert known not in str(difference)
 
 
 def test_one_too_many_does_not_make_good_one_that_is_missing_elsewhere(database: Database) -> None:

@@ -138,6 +138,7 @@ def test_containers_run_with_a_root_they_cannot_write_and_without_capabilities(f
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["mem_limit"] == "512m"  # as in Kubernetes
 
 
 def test_three_replicas_start_after_the_migration() -> None:
@@ -156,10 +157,42 @@ def test_proxies_know_the_body_limit_and_keep_credentials_out_of_their_logs() ->
 
     assert default == 10 * 1024**2
     assert "client_max_body_size 10m;" in nginx
-    assert "max_size 10MiB" in caddy
+    # Above ours: the answer is then the service's 413, of which Caddy 2.6 makes a 502 where it is the one that refuses.
+    assert "max_size 11MiB" in caddy
     log_format = nginx[nginx.index("log_format") : nginx.index("upstream jethook {")]
     assert not re.search(r"http_authorization|remote_user|request_uri|\$request\b|args", log_format)
     assert "\n\t\tlog_credentials" not in caddy
+
+
+PEOPLE = (
+    "/v1/recipients/a@example.com",
+    "/v1/connections/default/contacts/a@example.com",
+    "/v1/events?email=a@example.com",
+)
+
+
+def test_proxies_keep_addresses_of_people_out_of_their_logs() -> None:
+    nginx = (DEPLOY / "nginx/jethook.conf").read_text()
+    caddy = (DEPLOY / "caddy/Caddyfile").read_text()
+    [head] = re.findall(r'^    "~\^\(\?<jethook_head>(.*)\)" \$jethook_head;$', nginx, re.MULTILINE)
+    [(pattern, instead)] = re.findall(r'request>uri regexp "(.*)" "(.*)"', caddy)
+
+    assert instead == "$1"
+    for uri in PEOPLE:
+        assert "@" not in re.sub(pattern, lambda found: found[1] or "", uri), uri
+        path = uri.partition("?")[0]  # all that nginx logs
+        found = re.match(f"({head})", path)
+        assert "@" not in (found[1] if found else path), uri
+    assert "$uri" not in nginx[nginx.index("log_format") : nginx.index("upstream jethook {")]
+    # The log of requests, and what Caddy writes of those that failed.
+    assert caddy.count("import without_people") == 2
+
+
+def test_the_chart_lets_the_doctor_in_as_the_plain_manifests_do() -> None:
+    [values] = documents(DEPLOY / "helm/jethook/values.yaml")
+    [ingress] = documents(DEPLOY / "kubernetes/ingress.yaml")
+
+    assert values["ingress"]["paths"] == [path["path"] for path in ingress["spec"]["rules"][0]["http"]["paths"]]
 
 
 def test_every_alert_has_its_words_and_the_tests_name_real_ones() -> None:
