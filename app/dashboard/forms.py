@@ -44,6 +44,12 @@ async def read_form(request: Request) -> Form:
         raise BadRequest("the form has too many fields") from None
 
 
+def given_fields(request: Request) -> dict[str, list[str]]:
+    """The filters of an address, to be shown again and to lead to its other pages; the cursor is none."""
+    pairs = [(name, value) for name, value in request.query_params.multi_items() if value.strip()]
+    return {name: [v for n, v in pairs if n == name] for name, _ in pairs if name != "cursor"}
+
+
 def parse_fields(model: type[Model], pairs: Pairs) -> Model:
     """The model from fields that may repeat. A blank is no value. Raises Invalid, naming each field."""
     given: dict[str, Any] = {}

@@ -69,6 +69,11 @@ class Pages:
         self._instance = instance
         self._environment = environment()
 
+    def compile(self) -> None:
+        """All templates; each is compiled once in a process."""
+        for name in self._environment.list_templates():
+            self._environment.get_template(name)
+
     def fragment(self, template: str, **values: Any) -> str:
         """A piece of a page, escaped as pages are."""
         return self._environment.get_template(template).render(now=utc_now(), **values)

@@ -12,6 +12,7 @@ from app.dashboard.forms import Form, parse_fields, read_form
 from app.dashboard.pages import redirect
 from app.dashboard.sessions import Session
 from app.errors import FieldError, Invalid, ReplayNotFound, SinkNotFound
+from app.query.cursor import decode_cursor, encode_cursor, scope_of
 from app.replay import queries, service
 from app.replay.routes import replay_view
 from app.replay.selection import DeadSelection, EventSelection, Recipient, Selection
@@ -25,10 +26,17 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
     viewer, actor = Depends(desk.access.viewer), Depends(desk.access.actor)
 
     @router.get("/dashboard/replays")
-    def list_replays(request: Request, session: Annotated[Session, viewer]) -> Response:
+    def list_replays(request: Request, session: Annotated[Session, viewer], cursor: str | None = None) -> Response:
+        scope = scope_of("replays", {}, "desc")
+        beyond = str(decode_cursor(cursor, scope, (str,))[0]) if cursor else None
         with desk.database.reading() as connection:
-            rows = queries.page(connection, beyond=None, descending=True, limit=LISTED)
-        return desk.pages.answer(request, "replays.html", session, replays=[replay_view(row) for row in rows])
+            rows = queries.page(connection, beyond=beyond, descending=True, limit=LISTED + 1)
+        shown = rows[:LISTED]
+        following = encode_cursor(scope, (shown[-1].id,)) if len(rows) > LISTED else None
+        return desk.pages.answer(
+            request, "replays.html", session, replays=[replay_view(row) for row in shown], following=following,
+            is_first=not cursor,
+        )  # fmt: skip
 
     @router.get("/dashboard/replays/{id}")
     def show_replay(request: Request, session: Annotated[Session, viewer], id: str) -> Response:

@@ -98,6 +98,19 @@ def test_new_events_appear_without_a_reload(stage: Stage, page: Page):
         expect(page.get_by_role("cell", name=address)).to_be_visible()
 
 
+def test_rows_do_not_run_away_from_under_a_pointer(stage: Stage, page: Page):
+    page.goto("/")
+    expect(page.locator("[data-live=on]")).to_be_attached()
+    page.locator("table.events tbody tr").first.hover()
+    address = f"held{time.time_ns()}@example.com"
+    with page.expect_event("console", lambda message: message.text == "frame"):
+        page.evaluate("document.addEventListener('events', () => console.log('frame'))")
+        stage.post(event("click", email=address))
+    expect(page.get_by_role("cell", name=address)).to_have_count(0)
+    page.get_by_role("heading", name="Sinks").hover()
+    expect(page.get_by_role("cell", name=address)).to_be_visible()
+
+
 def test_a_search_narrows_the_list_and_what_comes_live_as_well(stage: Stage, page: Page):
     stage.post([event("bounce", email="search@example.com"), event("open", email="search@example.com")])
     page.goto("/dashboard/events")
