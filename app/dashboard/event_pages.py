@@ -3,6 +3,7 @@
 # Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
 from collections.abc import Sequence
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import orjson
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -11,7 +12,7 @@ from sqlalchemy.engine import Connection
 from app.clock import utc_now
 from app.dashboard.desk import Desk
 from app.dashboard.filters import address
-from app.dashboard.forms import given_fields, parse_fields
+from app.dashboard.forms import given_fields, parse_fields, whole_times
 from app.dashboard.live import LiveStream
 from app.dashboard.pages import redirect
 from app.dashboard.sessions import Session
@@ -40,8 +41,11 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
 
     @router.get(LIST)
     def list_events(request: Request, session: Annotated[Session, viewer]) -> Response:
+        pairs = request.query_params.multi_items()
+        if (whole := whole_times(pairs)) != pairs:  # the address holds what REST takes, so that it can be shared
+            return redirect(f"{LIST}?{urlencode(whole)}")
         try:
-            query, fault = parse_fields(EventQuery, request.query_params.multi_items()), None
+            query, fault = parse_fields(EventQuery, pairs), None
         except Invalid as error:
             query, fault = EventQuery(), error
         page, next_cursor = _page_of(desk, query) if fault is None else (Page((), None), None)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from app.clock import utc_now
 from app.dashboard.desk import Desk
 from app.dashboard.filters import segment
-from app.dashboard.forms import Form, parse_fields, read_form
+from app.dashboard.forms import Form, parse_fields, read_form, whole_times
 from app.dashboard.pages import redirect
 from app.dashboard.sessions import Session
 from app.errors import FieldError, Invalid, ReplayNotFound, SinkNotFound
@@ -58,7 +58,10 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
     ) -> Response:
         recipient = _recipient(desk, name)
         try:
-            selection, rate = parse_fields(EventSelection, form.under(FILTER_PREFIX)), _rate(form.text("rate"))
+            selection, rate = (
+                parse_fields(EventSelection, whole_times(form.under(FILTER_PREFIX))),
+                _rate(form.text("rate")),
+            )
         except Invalid as fault:
             return _ask_again(desk, request, session, name, form, fault=fault)
         if form.text("step") == "start":

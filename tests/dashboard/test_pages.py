@@ -131,6 +131,14 @@ def test_the_filters_of_rest_are_those_of_the_address(person: TestClient, servic
             get(person, unescape(following[1]))
 
 
+def test_a_day_in_the_form_becomes_a_time_of_rest_in_the_address(person: TestClient):
+    answer = person.get("/dashboard/events?after=2026-05-03&type=open&type=click")
+
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/dashboard/events?after=2026-05-03T00%3A00%3A00Z&type=open&type=click"
+    get(person, answer.headers["location"])
+
+
 def test_blank_fields_of_the_form_are_no_filters(person: TestClient, service: Service):
     event = make_event(service.database)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from app.dashboard import filters, history
 from app.dashboard.attention import Weight, notices
 from app.dashboard.chart import live_chart
-from app.dashboard.forms import parse_fields
+from app.dashboard.forms import parse_fields, whole_times
 from app.dashboard.hexdump import hexdump
 from app.dashboard.overview import flow_of, health_of
 from app.dashboard.pulse import BIN_SECONDS, KEPT_SECONDS, Bin, Pulse
@@ -167,6 +167,15 @@ def test_a_callback_that_is_well_is_silent_only_where_something_should_have_come
 ])  # fmt: skip
 def test_the_first_words_tell_whether_events_flow(since: timedelta | None, silent: bool, words: str):
     assert flow_of(None if since is None else NOW - since, NOW, is_silent=silent).words == words
+
+
+@pytest.mark.parametrize(("typed", "meant"), [
+    ("2026-05-03", "2026-05-03T00:00:00Z"), ("2026-05-03 10:05", "2026-05-03T10:05:00Z"),
+    (" 2026-05-03T10:05:07 ", "2026-05-03T10:05:07Z"), ("2026-05-03T10:05:07+02:00", "2026-05-03T10:05:07+02:00"),
+    ("yesterday", "yesterday"),
+])  # fmt: skip
+def test_a_time_may_be_typed_short(typed: str, meant: str):
+    assert whole_times([("after", typed), ("email", "2026-05-03")]) == [("after", meant), ("email", "2026-05-03")]
 
 
 @pytest.mark.parametrize("span", history.SPANS)
