@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from app.clock import utc_now
 from app.dashboard import history
-from app.dashboard.attention import notices
+from app.dashboard.attention import MOST_COUNTED, notices
 from app.dashboard.chart import LONG_SPANS, SPANS, Chart, live_chart, make_chart
 from app.dashboard.desk import Desk
 from app.dashboard.figures import figures
@@ -25,7 +25,6 @@ from app.registration.queries import CallbackState
 from app.registration.shapes import CallbackModel, WebhookModel
 from app.views import event_view
 
-MOST_COUNTED = 10_000  # of a sink's deliveries; more are shown as "10,000+"
 MOST_NOTICES = 5  # open at first: what flows should be seen on the first screen, too
 MOST_WEBHOOKS = 3  # shown in full; more have a line each
 NEWEST = 8

@@ -21,7 +21,7 @@ from app.dashboard import (
 from app.dashboard.assets import PREFIX, load_assets
 from app.dashboard.desk import Desk
 from app.dashboard.pages import page_route
-from app.errors import DatabaseFault
+from app.errors import DatabaseFault, NotFound
 
 PAGES = (
     sign_in, overview, event_pages, message_pages, recipient_pages, stats_pages, sink_pages, replay_pages,
@@ -38,6 +38,11 @@ def build_router(desk: Desk) -> APIRouter:
 
     for pages in PAGES:
         pages.add_routes(router, desk)
+
+    @router.get("/dashboard/{rest:path}")
+    def nothing(rest: str) -> Response:
+        raise NotFound("there is no such page")  # told as a page, since a person typed it
+
     return router
 
 

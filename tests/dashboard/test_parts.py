@@ -204,6 +204,12 @@ def test_a_sink_in_trouble_has_a_button_that_helps(sink: dict[str, Any], title: 
     assert (notice.title, notice.buttons[0].label) == (title, button)
 
 
+def test_a_count_that_was_cut_short_says_so():
+    found = notices(settings_of(**READY), [sink_of(state="paused", backlog=10_000)], [], False)
+
+    assert found[0].text.startswith("10,000+ deliveries wait.")
+
+
 @pytest.mark.parametrize(("state", "told"), [
     (CallbackState.DEAD, "t0 is dead"), (CallbackState.MISSING, "t0 is missing"),
     (CallbackState.FOREIGN, "t0 is somebody else's"),
