@@ -28,6 +28,9 @@ from app.views import event_view
 MOST_NOTICES = 5  # open at first: what flows should be seen on the first screen, too
 MOST_WEBHOOKS = 3  # shown in full; more have a line each
 NEWEST = 8
+TEMPLATES = (
+    "base.html", "macros.html", "overview.html", "notice.html", "tiles.html", "event_table.html", "event_rows.html",
+)  # fmt: skip
 FLOWS = timedelta(minutes=1)
 QUIET = timedelta(days=1)
 TABS = {**{name: SPANS[name][0] for name in SPANS}, **{name: history.SPANS[name][0] for name in LONG_SPANS}}

@@ -6,7 +6,7 @@ run or be loaded that is not a file of ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,9 @@ class Pages:
         self._instance = instance
         self._environment = environment()
 
-    def compile(self) -> None:
-        """All templates; each is compiled once in a process."""
-        for name in self._environment.list_templates():
+    def compile(self, names: Iterable[str] | None = None) -> None:
+        """These templates, or all; each is compiled once in a process."""
+        for name in names or self._environment.list_templates():
             self._environment.get_template(name)
 
     def fragment(self, template: str, **values: Any) -> str:

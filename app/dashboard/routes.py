@@ -49,6 +49,7 @@ def build_router(desk: Desk) -> APIRouter:
 def warm(desk: Desk) -> None:
     """Compiles the templates and asks the overview's questions once, so that the first person who looks waits as little
     as the second: half of a first answer was spent on it. Without a database there is nothing to get ready."""
-    desk.pages.compile()
+    desk.pages.compile(overview.TEMPLATES)
     with suppress(SQLAlchemyError, DatabaseFault):
         overview.overview_values(desk, "live")
+    desk.pages.compile()
