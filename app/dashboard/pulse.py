@@ -104,11 +104,16 @@ class Pulse:
         last = int(self._now()) // step_seconds * step_seconds
         starts = list(range(last - seconds + step_seconds, last + 1, step_seconds))
         found: dict[int, Tally[str]] = {start: Tally() for start in starts}
-        for known in list(self._bins):
+        for known in [*self._bins, *self._open()]:
             step = found.get(known.start // step_seconds * step_seconds)
             if step is not None:
                 step.update(known.events)
         return starts, [found[start] for start in starts]
+
+    def _open(self) -> Iterator[Bin]:
+        """What came since the last look, without which a page that is opened now would show a gap for ever."""
+        if self._bins and self._count_new is None:
+            yield Bin(self._bins[-1].start + BIN_SECONDS, _events(self._metrics) - self._events)
 
     def counts(self, seconds: int) -> Tally[str]:
         """Events by type of the last seconds."""

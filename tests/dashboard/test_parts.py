@@ -266,6 +266,19 @@ def test_the_pulse_counts_what_came_between_two_looks():
     assert [count["open"] for count in counts][-2:] == [3, 0]
 
 
+def test_the_last_bar_holds_what_came_since_the_last_look():
+    clock, metrics = Clock(), Metrics(webhooks=["orders"], sinks=[])
+    pulse = Pulse(metrics, clock)
+    clock.now += BIN_SECONDS
+    pulse.tick()
+    metrics.events_received("orders", "open", stored=4, duplicates=0, now=1.0)
+
+    assert pulse.series(60, BIN_SECONDS)[1][-1] == {"open": 4}
+    clock.now += BIN_SECONDS
+    pulse.tick()
+    assert [count["open"] for count in pulse.series(60, BIN_SECONDS)[1]][-2:] == [4, 0]
+
+
 def test_the_pulse_takes_what_others_received_from_who_counts_it_and_outlives_an_outage():
     clock, metrics = Clock(), Metrics(webhooks=["orders"], sinks=[])
     answers = iter([Counter(open=7, sent=2), Unavailable("away"), Counter(open=1)])

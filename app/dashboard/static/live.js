@@ -78,7 +78,7 @@
     document.dispatchEvent(new CustomEvent("events", { detail: { counts: batch.counts, scale } }));
     show(rowsOf(batch.rows), batch.total + batch.skipped);
     const newest = document.getElementById("last"); // the server puts a new one there every few seconds
-    if (newest) newest.textContent = "now";
+    if (newest) newest.textContent = ", last now";
   }
 
   function onOpen() {
