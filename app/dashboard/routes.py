@@ -40,7 +40,8 @@ def build_router(desk: Desk) -> APIRouter:
         pages.add_routes(router, desk)
 
     @router.get("/dashboard/{rest:path}")
-    def nothing(rest: str) -> Response:
+    def nothing(request: Request, rest: str) -> Response:
+        desk.access.find(request)
         raise NotFound("there is no such page")  # told as a page, since a person typed it
 
     return router
