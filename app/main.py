@@ -27,7 +27,7 @@ from app.dashboard import routes as dashboard_routes
 from app.dashboard.access import Access
 from app.dashboard.desk import Desk
 from app.dashboard.pages import Pages
-from app.dashboard.pulse import Pulse
+from app.dashboard.pulse import NewEvents, Pulse
 from app.dashboard.sessions import Sessions
 from app.db import Database
 from app.delivery import routes as delivery_routes
@@ -100,9 +100,11 @@ class Service:
         self.on_stop_request: Callable[[], None] = lambda: None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.metrics = Metrics(webhooks=settings.effective_webhooks, sinks=settings.sinks)
-        self.pulse = Pulse(self.metrics)
         self.commits = GroupCommit(self.database)
         self.feed = Feed(self.database, on_clients=self.metrics.feed_clients_are)
+        # SQLite has one process; on PostgreSQL others may receive, too.
+        shared = None if self.database.is_sqlite else NewEvents(self.database, self.feed)
+        self.pulse = Pulse(self.metrics, count_new=shared)
         self.metrics.feed_held.set_function(lambda: self.feed.horizon.held_seconds)
         self.database.write(lambda c: sink_states.remember_sinks(c, settings.sinks))
         self.alerts = make_alerts(settings, self.database)
@@ -347,12 +349,15 @@ class App(FastAPI):
 def create_app(settings: Settings) -> FastAPI:
     """The whole service as an ASGI app; its lifespan starts and stops the background work."""
     service = Service(settings)
+    desk = make_desk(service)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await service.start()
+        warming = asyncio.create_task(asyncio.to_thread(dashboard_routes.warm, desk), name="dashboard")
         yield
         await service.stop()
+        await asyncio.gather(warming, return_exceptions=True)  # what it asked may have been cut off
 
     app = App(
         title="Jethook",
@@ -391,7 +396,7 @@ def create_app(settings: Settings) -> FastAPI:
         )
     )  # fmt: skip
     app.include_router(rest)
-    app.include_router(dashboard_routes.build_router(make_desk(service)))
+    app.include_router(dashboard_routes.build_router(desk))
     app.add_middleware(  # callbacks have a limit of their own
         BodyLimit, most=MAX_STRANGERS_BODY_BYTES, but="/webhooks/", larger=lambda scope: _larger_body(scope, keys)
     )

@@ -17,6 +17,7 @@ from app.settings import Settings
 from app.sinks.shapes import Sink
 
 OVERDUE_SECONDS = 60.0
+MOST_COUNTED = 10_000  # of a sink's deliveries; more are told as "10,000+"
 PUBLIC_URL = "JETHOOK_PUBLIC_URL=https://hooks.example.com"
 MAILJET_KEYS = "MJ_APIKEY_PUBLIC=…\nMJ_APIKEY_PRIVATE=…"
 FIRST_SINK = "JETHOOK_SINKS__CRM__URL=https://crm.example.com/mail-events"
@@ -127,25 +128,29 @@ def _of_callbacks(name: str, state: CallbackState, wrong: Sequence[CallbackModel
 # --- sinks -----------------------------------------------------------------------------------------------------------
 
 
+def _counted(count: int) -> str:
+    return f"{MOST_COUNTED:,}+" if count >= MOST_COUNTED else f"{count:,}"
+
+
 def _of_sink(sink: Sink) -> Iterator[Notice]:
     page = f"/dashboard/sinks/{quote(sink.name)}"
     details = Button("Details", href=page)
     if sink.state == "removed":
-        text = f"{sink.backlog:,} deliveries wait until it is configured again or they are cancelled."
+        text = f"{_counted(sink.backlog)} deliveries wait until it is configured again or they are cancelled."
         yield Notice(Weight.WARN, f"Sink {sink.name} is no longer configured", text, [details])
         return
     if sink.state == "paused":
-        text = f"{sink.backlog:,} deliveries wait. Reason: {sink.paused_reason or 'none given'}."
+        text = f"{_counted(sink.backlog)} deliveries wait. Reason: {sink.paused_reason or 'none given'}."
         yield Notice(Weight.BAD, f"Sink {sink.name} is paused", text, [Button("Resume", post=f"{page}/resume")])
     elif sink.breaker != "closed":
-        text = f"Its breaker is {sink.breaker.replace('_', ' ')}: {sink.backlog:,} deliveries wait."
+        text = f"Its breaker is {sink.breaker.replace('_', ' ')}: {_counted(sink.backlog)} deliveries wait."
         text += f" Last error: {sink.last_error}." if sink.last_error else ""
         yield Notice(Weight.BAD, f"Sink {sink.name} fails", text, [Button("Test it", post=f"{page}/test"), details])
     elif sink.oldest_overdue_seconds > OVERDUE_SECONDS:
-        text = f"The oldest delivery is {sink.oldest_overdue_seconds:,.0f} s overdue; {sink.backlog:,} wait."
+        text = f"The oldest delivery is {sink.oldest_overdue_seconds:,.0f} s overdue; {_counted(sink.backlog)} wait."
         yield Notice(Weight.WARN, f"Sink {sink.name} falls behind", text, [details])
     if sink.dead:
         retry = Button("Retry all", post=f"{page}/retry-dead")
         text = "Every retry failed. They are kept until you retry or cancel them."
-        title = f"Sink {sink.name}: {sink.dead:,} dead {'delivery' if sink.dead == 1 else 'deliveries'}"
+        title = f"Sink {sink.name}: {_counted(sink.dead)} dead {'delivery' if sink.dead == 1 else 'deliveries'}"
         yield Notice(Weight.BAD, title, text, [retry, Button("Look at them", href=f"{page}#dead")])

@@ -8,14 +8,13 @@ from typing import Any
 
 import orjson
 
-from app.dashboard.pulse import Pulse
+from app.dashboard.pulse import OTHER, Pulse
 from app.settings import EVENT_TYPES
 
 # name -> (what it is called, seconds, seconds of a bar): from this process's counters …
 SPANS = {"live": ("10 min", 600, 5), "hour": ("Hour", 3600, 60)}
 # … and from statistics.
 LONG_SPANS = ("day", "week")
-OTHER = "unknown"
 LEAST_SECONDS = 60  # of the first span, which grows from there: a service that has just started shows full bars
 
 

@@ -11,7 +11,7 @@ from app.dashboard.pulse import Pulse
 from app.db import Database
 from app.ingest.service import Ingest
 from app.query.feed import Feed
-from app.registration.looking import find_webhook
+from app.registration.looking import find_webhooks
 from app.registration.plan import Slot, list_slots
 from app.registration.service import Registrar
 from app.registration.shapes import WebhookModel
@@ -48,5 +48,4 @@ class Desk:
 
     def list_webhooks(self) -> list[WebhookModel]:
         with self.database.reading() as connection:
-            names = self.settings.effective_webhooks
-            return [find_webhook(self.settings, self.slots, connection, name) for name in names]
+            return find_webhooks(self.settings, self.slots, connection, self.settings.effective_webhooks)

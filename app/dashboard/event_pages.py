@@ -3,6 +3,7 @@
 # Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
 from collections.abc import Sequence
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import orjson
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -11,7 +12,7 @@ from sqlalchemy.engine import Connection
 from app.clock import utc_now
 from app.dashboard.desk import Desk
 from app.dashboard.filters import address
-from app.dashboard.forms import parse_fields
+from app.dashboard.forms import given_fields, parse_fields, whole_times
 from app.dashboard.live import LiveStream
 from app.dashboard.pages import redirect
 from app.dashboard.sessions import Session
@@ -28,8 +29,11 @@ from app.settings import mask_url
 from app.views import EVENT_ID_PATTERN, delivery_view, event_view, exact, parse_delivery_id
 
 LIST = "/dashboard/events"
-# The filters that have a field of their own; the others stand behind "more".
-FIRST_FILTERS = ("email", "message_id", "type", "after", "before")
+# Filters of REST that the form has a field for; of those, and of repeated values, an address can hold more.
+FIELDS = frozenset({
+    "email", "type", "message_id", "custom_id", "campaign_id", "after", "before", "webhook", "outcome", "email_domain",
+    "custom_campaign", "message_guid", "contact_id", "list_id", "permanent", "automated", "test", "order",
+})  # fmt: skip
 
 
 def add_routes(router: APIRouter, desk: Desk) -> None:
@@ -37,15 +41,19 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
 
     @router.get(LIST)
     def list_events(request: Request, session: Annotated[Session, viewer]) -> Response:
+        pairs = request.query_params.multi_items()
+        if (whole := whole_times(pairs)) != pairs:  # the address holds what REST takes, so that it can be shared
+            return redirect(f"{LIST}?{urlencode(whole)}")
         try:
-            query, fault = parse_fields(EventQuery, request.query_params.multi_items()), None
+            query, fault = parse_fields(EventQuery, pairs), None
         except Invalid as error:
             query, fault = EventQuery(), error
         page, next_cursor = _page_of(desk, query) if fault is None else (Page((), None), None)
         return desk.pages.answer(
             request, "events.html", session, status=200 if fault is None else 422, fault=fault,
-            given=_given(request), events=[event_view(row, include_raw=False) for row in page.rows],
-            **_links(request, query, next_cursor), webhooks=list(desk.settings.effective_webhooks),
+            given=given_fields(request), events=[event_view(row, include_raw=False) for row in page.rows],
+            **_links(request, query, next_cursor), **_filters(given_fields(request)),
+            webhooks=list(desk.settings.effective_webhooks),
         )  # fmt: skip
 
     @router.get("/dashboard/stream", dependencies=[viewer])
@@ -53,7 +61,7 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
         request: Request, last_event_id: Annotated[str | None, Header(alias="Last-Event-ID")] = None
     ) -> Response:
         query = parse_fields(StreamQuery, request.query_params.multi_items())
-        ask = parse_ask(query, last_event_id or LATEST, PAGE_EVENTS)
+        ask = parse_ask(query, last_event_id or query.cursor or LATEST, PAGE_EVENTS)
         return LiveStream(desk.feed, ask, rows, on_end=desk.on_stream_end)
 
     def rows(events: Sequence[dict[str, Any]]) -> str:
@@ -95,15 +103,19 @@ def _page_of(desk: Desk, query: EventQuery) -> tuple[Page, str | None]:
     return page, None if page.beyond is None else encode_cursor(scope, page.beyond)
 
 
-def _given(request: Request) -> dict[str, list[str]]:
-    """The filters of the address, as the form shows them again."""
-    pairs = [(name, value) for name, value in request.query_params.multi_items() if value.strip()]
-    return {name: [v for n, v in pairs if n == name] for name, _ in pairs if name != "cursor"}
+def _filters(given: dict[str, list[str]]) -> dict[str, Any]:
+    """`chips`: (name, value, the list without it); `kept`: what the form has no place for and must not forget."""
+    pairs = [(name, value) for name, values in given.items() for value in dict.fromkeys(values)]
+    kept = [(n, v) for n, v in pairs if n not in FIELDS or v != given[n][-1]]
+    chips = [
+        (name, value, address(LIST, **given | {name: [v for v in given[name] if v != value]})) for name, value in pairs
+    ]
+    return {"chips": chips, "kept": kept}
 
 
 def _links(request: Request, query: EventQuery, next_cursor: str | None) -> dict[str, Any]:
     """`stream` is where new events come from: only for a list whose top is now."""
-    given = _given(request)
+    given = given_fields(request)
     is_now = query.cursor is None and query.order == "desc" and not (query.before or query.received_before)
     asked = {name: value for name, value in given.items() if name not in ("order", "limit", "include")}
     following = address(LIST, **given, cursor=next_cursor) if next_cursor else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, TypeVar, get_origin
 from urllib.parse import parse_qsl
@@ -15,6 +16,8 @@ Pairs = Iterable[tuple[str, str]]
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_FIELDS = 500
+TIMES = frozenset({"after", "before", "received_after", "received_before"})
+_SHORT_TIME = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(:\d\d)?)?")
 
 
 class Form:
@@ -42,6 +45,23 @@ async def read_form(request: Request) -> Form:
         return Form(parse_qsl(body, keep_blank_values=True, max_num_fields=MAX_FIELDS))
     except ValueError:
         raise BadRequest("the form has too many fields") from None
+
+
+def whole_times(pairs: Pairs) -> list[tuple[str, str]]:
+    """The same with times as REST wants them: a person types a day, or hours and minutes, and means UTC as everywhere
+    here."""
+    return [(name, _whole_time(value.strip()) if name in TIMES else value) for name, value in pairs]
+
+
+def _whole_time(text: str) -> str:
+    short = _SHORT_TIME.fullmatch(text)
+    return f"{short[1]}T{short[2] or '00:00'}{short[3] or ':00'}Z" if short else text
+
+
+def given_fields(request: Request) -> dict[str, list[str]]:
+    """The filters of an address, to be shown again and to lead to its other pages; the cursor is none."""
+    pairs = [(name, value) for name, value in request.query_params.multi_items() if value.strip()]
+    return {name: [v for n, v in pairs if n == name] for name, _ in pairs if name != "cursor"}
 
 
 def parse_fields(model: type[Model], pairs: Pairs) -> Model:

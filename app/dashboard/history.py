@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy.engine import Connection
 
@@ -15,11 +15,13 @@ from app.stats.answering import Row, ordered, view_of
 from app.stats.asking import Question, StatsQuery, TableQuery, question_of, table_question
 
 HOUR_SECONDS = 3600
+DAY_SECONDS = 24 * HOUR_SECONDS
+UNIT_SECONDS = {"hour": HOUR_SECONDS, "day": DAY_SECONDS}
 TABLE_ROWS = 15
 # name -> (what it is called, days, seconds of a bar)
 SPANS = {
     "day": ("24 hours", 1, HOUR_SECONDS), "week": ("7 days", 7, 6 * HOUR_SECONDS),
-    "month": ("30 days", 30, 24 * HOUR_SECONDS), "quarter": ("90 days", 90, 24 * HOUR_SECONDS),
+    "month": ("30 days", 30, DAY_SECONDS), "quarter": ("90 days", 90, DAY_SECONDS),
 }  # fmt: skip
 
 
@@ -39,7 +41,7 @@ class Asked:
     def starts(self) -> list[int]:
         """Where the bars begin, Unix seconds; the last one holds now."""
         last = to_micros(self.now) // 1_000_000 // self.step_seconds * self.step_seconds
-        bars = SPANS[self.span][1] * 24 * HOUR_SECONDS // self.step_seconds
+        bars = SPANS[self.span][1] * DAY_SECONDS // self.step_seconds
         return list(range(last - (bars - 1) * self.step_seconds, last + 1, self.step_seconds))
 
     @property
@@ -50,12 +52,18 @@ class Asked:
 def series(connection: Connection, asked: Asked) -> tuple[list[int], list[Counter[str]]]:
     """(starts of the bars, events by type in each)."""
     found: dict[int, Counter[str]] = {start: Counter() for start in asked.starts}
-    question = question_of(StatsQuery(interval="hour", group_by=["type"], **_filters(asked)))
-    for (hour, kind), row in queries.answer(connection, question).rows.items():
-        bar = found.get(hour * HOUR_SECONDS // asked.step_seconds * asked.step_seconds)
+    question = question_of(StatsQuery(interval=interval_of(asked), group_by=["type"], **_filters(asked)))
+    unit = UNIT_SECONDS[interval_of(asked)]
+    for (start, kind), row in queries.answer(connection, question).rows.items():
+        bar = found.get(start * unit // asked.step_seconds * asked.step_seconds)
         if bar is not None:
             bar[kind] += row.total
     return list(found), list(found.values())
+
+
+def interval_of(asked: Asked) -> Literal["hour", "day"]:
+    """What the bars are made of. The hours of 90 days would be more rows than one answer may have."""
+    return "day" if asked.step_seconds % DAY_SECONDS == 0 else "hour"
 
 
 def whole(connection: Connection, asked: Asked) -> dict[str, Any]:

@@ -6,7 +6,7 @@ run or be loaded that is not a file of ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,11 @@ class Pages:
     def __init__(self, instance: str) -> None:
         self._instance = instance
         self._environment = environment()
+
+    def compile(self, names: Iterable[str] | None = None) -> None:
+        """These templates, or all; each is compiled once in a process."""
+        for name in names or self._environment.list_templates():
+            self._environment.get_template(name)
 
     def fragment(self, template: str, **values: Any) -> str:
         """A piece of a page, escaped as pages are."""

@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.dashboard.desk import Desk
-from app.dashboard.forms import parse_fields
+from app.dashboard.filters import address
+from app.dashboard.forms import given_fields, parse_fields
 from app.dashboard.hexdump import hexdump
 from app.dashboard.pages import redirect
 from app.dashboard.sessions import Session
@@ -33,9 +34,14 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
         position = None if query.cursor is None else decode_cursor(query.cursor, scope, (int, str))
         with desk.database.reading() as connection:
             page = queries.list_quarantine(connection, query, position)
-        following = None if page.beyond is None else encode_cursor(scope, page.beyond)
+        given = given_fields(request)
+        cursor = None if page.beyond is None else encode_cursor(scope, page.beyond)
         entries = [quarantine_view(row) for row in page.rows]
-        return desk.pages.answer(request, "quarantine.html", session, entries=entries, following=following)
+        return desk.pages.answer(
+            request, "quarantine.html", session, entries=entries,
+            following=address(LIST, **given, cursor=cursor) if cursor else None,
+            start=None if query.cursor is None else address(LIST, **given),
+        )  # fmt: skip
 
     @router.get(LIST + "/{id}")
     def show_entry(request: Request, session: Annotated[Session, viewer], id: str) -> Response:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from app.clock import to_micros, utc_now
 from app.dashboard.desk import Desk
 from app.dashboard.filters import address, moment_of
-from app.dashboard.forms import Form, parse_fields, read_form
+from app.dashboard.forms import Form, given_fields, parse_fields, read_form
 from app.dashboard.pages import redirect
 from app.dashboard.sessions import Session
 from app.dashboard.strip import strip_of
@@ -66,10 +66,10 @@ def _suppressed(desk: Desk, request: Request, session: Session) -> Response:
     with desk.database.reading() as connection:
         rows, has_more = list_suppressions(connection, query, position)
     following = encode_cursor(scope, (to_micros(rows[-1]["since"]), rows[-1]["id"])) if has_more else None
-    asked = {"reason": [str(reason) for reason in query.reason], "email_domain": query.email_domain}
-    given = {name: values for name, values in asked.items() if values}
+    given = given_fields(request)
     return desk.pages.answer(
         request, "recipients.html", session, rows=[suppression_view({**row}) for row in rows], given=given,
         reasons=[str(reason) for reason in SuppressionReason],
         following=address(PATH, **given, cursor=following) if following else None,
+        start=None if query.cursor is None else address(PATH, **given),
     )  # fmt: skip

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Depends, Request, Response
 from app.clock import utc_now
 from app.dashboard.desk import Desk
 from app.dashboard.filters import segment
-from app.dashboard.forms import Form, parse_fields, read_form
+from app.dashboard.forms import Form, parse_fields, read_form, whole_times
 from app.dashboard.pages import redirect
 from app.dashboard.sessions import Session
 from app.errors import FieldError, Invalid, ReplayNotFound, SinkNotFound
+from app.query.cursor import decode_cursor, encode_cursor, scope_of
 from app.replay import queries, service
 from app.replay.routes import replay_view
 from app.replay.selection import DeadSelection, EventSelection, Recipient, Selection
@@ -25,10 +26,17 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
     viewer, actor = Depends(desk.access.viewer), Depends(desk.access.actor)
 
     @router.get("/dashboard/replays")
-    def list_replays(request: Request, session: Annotated[Session, viewer]) -> Response:
+    def list_replays(request: Request, session: Annotated[Session, viewer], cursor: str | None = None) -> Response:
+        scope = scope_of("replays", {}, "desc")
+        beyond = str(decode_cursor(cursor, scope, (str,))[0]) if cursor else None
         with desk.database.reading() as connection:
-            rows = queries.page(connection, beyond=None, descending=True, limit=LISTED)
-        return desk.pages.answer(request, "replays.html", session, replays=[replay_view(row) for row in rows])
+            rows = queries.page(connection, beyond=beyond, descending=True, limit=LISTED + 1)
+        shown = rows[:LISTED]
+        following = encode_cursor(scope, (shown[-1].id,)) if len(rows) > LISTED else None
+        return desk.pages.answer(
+            request, "replays.html", session, replays=[replay_view(row) for row in shown], following=following,
+            is_first=not cursor,
+        )  # fmt: skip
 
     @router.get("/dashboard/replays/{id}")
     def show_replay(request: Request, session: Annotated[Session, viewer], id: str) -> Response:
@@ -50,7 +58,10 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
     ) -> Response:
         recipient = _recipient(desk, name)
         try:
-            selection, rate = parse_fields(EventSelection, form.under(FILTER_PREFIX)), _rate(form.text("rate"))
+            selection, rate = (
+                parse_fields(EventSelection, whole_times(form.under(FILTER_PREFIX))),
+                _rate(form.text("rate")),
+            )
         except Invalid as fault:
             return _ask_again(desk, request, session, name, form, fault=fault)
         if form.text("step") == "start":

@@ -35,7 +35,7 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
         sink = desk.sinks.get(name)
         dead, following = _dead_of(desk, name, cursor)
         return desk.pages.answer(
-            request, "sink.html", session, sink=sink, dead=dead, following=following,
+            request, "sink.html", session, sink=sink, dead=dead, following=following, is_first=not cursor,
             rates=desk.pulse.deliveries_per_second(), config=desk.settings.sinks.get(name),
             webhooks=list(desk.settings.effective_webhooks),
         )  # fmt: skip

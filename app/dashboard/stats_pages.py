@@ -17,7 +17,7 @@ from app.dashboard.figures import BOUNDS, figures
 from app.dashboard.history import SPANS, Asked
 from app.dashboard.pages import HEADERS
 from app.dashboard.sessions import Session
-from app.errors import NotFound
+from app.errors import Invalid, NotFound
 from app.views import clean
 
 PATH = "/dashboard/statistics"
@@ -43,7 +43,7 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
         with desk.database.reading() as connection:
             chart = make_chart(SPANS[asked.span][0], asked.step_seconds, *history.series(connection, asked))
             whole = history.whole(connection, asked)
-            tables = {name: (title, read(connection, asked)) for name, (title, read) in TABLES.items()}
+            tables = {name: (title, *read_table(connection, asked, read)) for name, (title, read) in TABLES.items()}
         return desk.pages.answer(
             request, "statistics.html", session, chart=chart, whole=whole, figures=figures(whole), tables=tables,
             bounds=BOUNDS, spans=SPANS, asked=asked, webhooks=list(desk.settings.effective_webhooks), webhook=webhook,
@@ -58,6 +58,14 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
             rows = TABLES[name][1](connection, asked)
         headers = HEADERS | {"content-disposition": f'attachment; filename="jethook-{name}-{asked.span}.csv"'}
         return Response(csv_of(rows), headers=headers, media_type="text/csv; charset=utf-8")
+
+
+def read_table(connection: Connection, asked: Asked, table: Table) -> tuple[Rows, str | None]:
+    """(rows, why there are none): what cannot be counted in a bounded time must not take the page with it."""
+    try:
+        return table(connection, asked), None
+    except Invalid as error:
+        return [], error.detail
 
 
 def _asked(span: str, webhook: str) -> Asked:

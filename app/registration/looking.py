@@ -1,8 +1,8 @@
-"""What is known of a webhook: its settings, what the last look at Mailjet found, and when events came."""
+"""What is known of webhooks: their settings, what the last look at Mailjet found, and when events came."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy.engine import Connection
 
@@ -13,10 +13,23 @@ from app.settings import Settings
 from app.silence.queries import list_expected
 
 
+def find_webhooks(
+    settings: Settings, slots: Sequence[Slot], connection: Connection, names: Iterable[str]
+) -> list[WebhookModel]:
+    """Configured webhooks in this order; `slots` are all of the settings."""
+    names = list(names)
+    used = {settings.effective_webhooks[name].connection for name in names}
+    checked = {connection_name: queries.list_checked(connection, connection_name) for connection_name in used}
+    expected = list_expected(connection)
+    return [
+        webhook_view(
+            settings, name, slots, checked[settings.effective_webhooks[name].connection],
+            lambda webhook, event_type: queries.last_event_at(connection, webhook, event_type), expected,
+        )
+        for name in names
+    ]  # fmt: skip
+
+
 def find_webhook(settings: Settings, slots: Sequence[Slot], connection: Connection, name: str) -> WebhookModel:
-    """A configured webhook; `slots` are all of the settings."""
-    checked = queries.list_checked(connection, settings.effective_webhooks[name].connection)
-    return webhook_view(
-        settings, name, slots, checked, lambda w, event_type: queries.last_event_at(connection, w, event_type),
-        list_expected(connection),
-    )  # fmt: skip
+    (found,) = find_webhooks(settings, slots, connection, [name])
+    return found

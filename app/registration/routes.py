@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Path
 from app.db import Database
 from app.errors import Conflict, MailjetUnavailable, WebhookNotFound
 from app.http import PROBLEM_RESPONSES, ApiKeys, problem_responses
-from app.registration.looking import find_webhook
+from app.registration.looking import find_webhook, find_webhooks
 from app.registration.plan import list_slots
 from app.registration.service import Registrar
 from app.registration.shapes import WebhookListModel, WebhookModel
@@ -23,7 +23,8 @@ def build_router(settings: Settings, database: Database, keys: ApiKeys, registra
     router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], responses=PROBLEM_RESPONSES)
     reading: dict[str, Any] = {"dependencies": [Depends(keys.reader)]}
 
-    view = partial(find_webhook, settings, list_slots(settings))
+    slots = list_slots(settings)
+    view = partial(find_webhook, settings, slots)
 
     @router.get(
         "",
@@ -33,7 +34,7 @@ def build_router(settings: Settings, database: Database, keys: ApiKeys, registra
     )
     def list_webhooks() -> WebhookListModel:
         with database.reading() as connection:
-            return WebhookListModel(data=[view(connection, name) for name in settings.effective_webhooks])
+            return WebhookListModel(data=find_webhooks(settings, slots, connection, settings.effective_webhooks))
 
     @router.get(
         "/{name}",

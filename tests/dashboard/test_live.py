@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import orjson
 
 from app.dashboard.live import ROWS, LiveStream
+from app.dashboard.pulse import NewEvents
+from app.db import Database
 from app.filters import StreamQuery
-from app.query.feed import FeedEvent, FeedPage, parse_ask
+from app.query.feed import Feed, FeedEvent, FeedPage, parse_ask
+from tests.factories import make_event
 
 
 class FeedAt:
@@ -52,3 +56,20 @@ def test_who_falls_behind_goes_on_from_now_and_is_told_how_much_is_missing():
     page, skipped = asyncio.run(caught_up())
 
     assert (page.position, page.has_more, len(page.events), skipped) == (9000, False, 1, 8000)
+
+
+def test_what_other_replicas_stored_is_counted_once_each(database: Database):
+    feed = Feed(database)
+    count_new = NewEvents(database, feed)
+
+    async def looks() -> list[Counter[str]]:
+        found = [await count_new()]
+        for kinds in (("open", "open", "sent"), (), ("nonsense",)):
+            for kind in kinds:
+                make_event(database, type=kind)
+            found.append(await count_new())
+        feed.close()
+        return found
+
+    make_event(database)  # before anybody looked
+    assert asyncio.run(looks()) == [{}, {"open": 2, "sent": 1}, {}, {"unknown": 1}]

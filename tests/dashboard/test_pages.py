@@ -14,7 +14,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.clock import utc_now
-from app.main import Service
+from app.dashboard.history import Asked
+from app.dashboard.pages import environment
+from app.dashboard.routes import warm
+from app.dashboard.stats_pages import Rows, read_table
+from app.dispatch.sink_states import remember_sinks
+from app.errors import Invalid
+from app.main import Service, make_desk
+from app.settings import SinkSettings
 from tests.dashboard.conftest import press
 from tests.factories import make_attempt, make_delivery, make_event, make_quarantined
 
@@ -72,9 +79,6 @@ def hostile(service: Service) -> dict[str, Any]:
 def test_every_page_has_headers_that_let_nothing_else_run(person: TestClient):
     for path in ("/", "/dashboard/events", "/dashboard/sign-in", "/dashboard/nothing", "/dashboard/events/nothing"):
         headers = person.get(path, follow_redirects=True).headers
-        if path == "/dashboard/nothing":
-            assert headers["content-type"] == "application/problem+json"
-            continue
         policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
         assert policy["default-src"] == "'none'"
         assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == policy["form-action"] == "'self'"
@@ -124,12 +128,35 @@ def test_the_filters_of_rest_are_those_of_the_address(person: TestClient, servic
             get(person, unescape(following[1]))
 
 
+def test_a_day_in_the_form_becomes_a_time_of_rest_in_the_address(person: TestClient):
+    answer = person.get("/dashboard/events?after=2026-05-03&type=open&type=click")
+
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/dashboard/events?after=2026-05-03T00%3A00%3A00Z&type=open&type=click"
+    get(person, answer.headers["location"])
+
+
 def test_blank_fields_of_the_form_are_no_filters(person: TestClient, service: Service):
     event = make_event(service.database)
 
     page = get(person, "/dashboard/events?email=&type=&message_id=%20&after=&before=&order=")
 
     assert event["id"] in page
+
+
+def test_a_search_keeps_what_its_form_has_no_field_for_and_every_filter_can_be_taken_away(
+    person: TestClient, service: Service
+):
+    make_event(service.database)
+
+    page = get(person, "/dashboard/events?type=open&type=click&received_after=2020-01-01T00:00:00Z&email=A%2Bb@c.de")
+
+    hidden = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page)
+    assert hidden[1:] == [("type", "open"), ("received_after", "2020-01-01T00:00:00Z")]  # after the token of log out
+    assert re.findall("<option selected>([^<]*)", page) == ["click"]
+    chips = [unescape(url) for url in re.findall(r'<li><a href="([^"]+)" aria-label="Without', page)]
+    assert len(chips) == 4
+    assert chips[0] == "/dashboard/events?type=click&received_after=2020-01-01T00%3A00%3A00Z&email=A%2Bb%40c.de"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +187,7 @@ def test_an_event_shows_every_digit_and_every_attempt(person: TestClient, servic
 
 
 @pytest.mark.parametrize("path", [
-    "/dashboard/events/nothing", "/dashboard/messages?id=nothing", "/dashboard/messages?id=%00",
+    "/dashboard/nothing", "/dashboard/events/nothing", "/dashboard/messages?id=nothing", "/dashboard/messages?id=%00",
     "/dashboard/sinks/none", "/dashboard/webhooks/none", "/dashboard/quarantine/none", "/dashboard/replays/none",
 ])  # fmt: skip
 def test_what_is_not_there_is_a_page_that_says_so(person: TestClient, path: str):
@@ -204,6 +231,24 @@ def test_what_needs_a_person_comes_first_with_its_button(person: TestClient, ser
     assert "MJ_APIKEY_PUBLIC=" in page
 
 
+def test_many_notices_leave_room_for_what_flows(person: TestClient, service: Service):
+    gone = {f"gone{number}": SinkSettings(url="http://127.0.0.1:9") for number in range(7)}
+    service.database.write(lambda connection: remember_sinks(connection, gone))
+    for name in gone:
+        make_delivery(service.database, sink=name)
+
+    page = get(person, "/")
+
+    places = [page.index(told) for told in ("Sink gone0 is no", 'id="other-notices"', "Sink gone6 is no", 'id="chart"')]
+    assert places == sorted(places)
+
+
+def test_the_overview_tells_first_whether_events_flow(person: TestClient, service: Service):
+    assert "No event yet" in get(person, "/")
+    make_event(service.database, received_at=utc_now())
+    assert "Events flow" in get(person, "/")
+
+
 def test_a_replay_is_counted_before_it_is_started(person: TestClient, service: Service):
     for _ in range(3):
         make_event(service.database, type="bounce")
@@ -222,6 +267,28 @@ def test_a_replay_is_counted_before_it_is_started(person: TestClient, service: S
     assert "type: bounce" in page
     press(person, started.headers["location"] + "/cancel")
     assert "cancelled" in get(person, started.headers["location"])
+
+
+def test_every_list_has_its_pages_and_a_way_back(person: TestClient, service: Service):
+    make_event(service.database)
+    press(person, "/dashboard/sinks/crm/pause")
+    for _ in range(21):
+        press(person, "/dashboard/sinks/crm/replay", step="start")
+    for number in range(3):
+        make_quarantined(service.database, body=b"%d" % number)
+    for _ in range(26):
+        make_delivery(service.database, state="dead")
+
+    for path, most in (("/dashboard/replays", 20), ("/dashboard/quarantine?webhook=orders&limit=2", 2),
+                       ("/dashboard/sinks/crm", 25)):  # fmt: skip
+        first = get(person, path)
+        following = re.search(r'rel="next" href="([^"]+)"', first)
+        assert following is not None, path
+        second = get(person, unescape(following[1]))
+        rows = [page.partition("<tbody")[2].partition("</tbody>")[0].count("<tr") for page in (first, second)]
+        assert rows == [most, 1], path
+        assert "To the first page" in second
+        assert "To the first page" not in first
 
 
 @pytest.mark.parametrize(
@@ -290,6 +357,25 @@ def test_statistics_tell_campaigns_domains_and_reasons_and_give_them_as_csv(pers
         assert 'aria-current="true"' in get(person, f"/?span={span}")
 
 
+@pytest.mark.parametrize("span", ["day", "week", "month", "quarter"])
+def test_a_bar_holds_what_happened_in_its_time(person: TestClient, service: Service, span: str):
+    for days in (0, 89) if span == "quarter" else (0,):
+        make_event(service.database, type="sent", occurred_at=utc_now().replace(microsecond=0) - timedelta(days=days))
+
+    page = get(person, f"/dashboard/statistics?span={span}")
+
+    points = json.loads(unescape(page.partition('data-points="')[2].partition('"')[0]))
+    assert (points["series"]["sent"][-1], sum(points["series"]["sent"])) == (1, 2 if span == "quarter" else 1)
+
+
+def test_a_table_that_costs_too_much_is_told_in_its_place(service: Service):
+    def refuses(connection: object, asked: object) -> Rows:
+        raise Invalid("more than 10000 rows")
+
+    with service.database.reading() as connection:
+        assert read_table(connection, Asked("day", (), utc_now()), refuses) == ([], "more than 10000 rows")
+
+
 def test_a_delivery_is_tried_again_or_given_up(person: TestClient, service: Service):
     press(person, "/dashboard/sinks/crm/pause")
     delivery = make_delivery(service.database, state="dead")
@@ -344,3 +430,10 @@ def test_a_form_in_another_shape_is_refused(person: TestClient):
     assert person.post("/dashboard/sinks/crm/pause", json={"csrf": "x"}).status_code == 400
     assert person.post("/dashboard/sign-in", content="&".join(f"a{n}=1" for n in range(600)),
                        headers={"content-type": "application/x-www-form-urlencoded"}).status_code == 400  # fmt: skip
+
+
+def test_the_first_look_finds_everything_ready(service: Service):
+    warm(make_desk(service))
+
+    compiled = {name for _, name in environment().cache or ()}
+    assert compiled >= set(environment().list_templates())

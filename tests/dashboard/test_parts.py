@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,21 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.dashboard import filters
+from app.dashboard import filters, history
 from app.dashboard.attention import Weight, notices
 from app.dashboard.chart import live_chart
-from app.dashboard.forms import parse_fields
+from app.dashboard.forms import parse_fields, whole_times
 from app.dashboard.hexdump import hexdump
-from app.dashboard.overview import health_of
+from app.dashboard.overview import flow_of, health_of
 from app.dashboard.pulse import BIN_SECONDS, KEPT_SECONDS, Bin, Pulse
 from app.dashboard.strip import LEFT, MOST_MARKS, WIDTH, strip_of
-from app.errors import Invalid
+from app.errors import Invalid, Unavailable
 from app.filters import EventQuery
 from app.metrics import Metrics
 from app.registration.queries import CallbackState
 from app.registration.shapes import CallbackModel, RhythmModel, WebhookModel
-from app.settings import Settings, load_settings
+from app.settings import EVENT_TYPES, Settings, load_settings
 from app.sinks.shapes import Sink
+from app.stats.queries import MOST_ROWS
 
 NOW = datetime(2026, 5, 3, 12, tzinfo=UTC)
 
@@ -159,6 +161,32 @@ def test_a_callback_that_is_well_is_silent_only_where_something_should_have_come
     assert health_of(callback.model_copy(update={"rhythm": rhythm_of(state), "last_event_at": last}), NOW) == word
 
 
+@pytest.mark.parametrize(("since", "silent", "words"), [
+    (None, False, "No event yet"), (None, True, "No event yet"), (timedelta(seconds=5), True, "Events flow"),
+    (timedelta(minutes=2), False, "Quiet now"), (timedelta(minutes=2), True, "Too quiet"),
+])  # fmt: skip
+def test_the_first_words_tell_whether_events_flow(since: timedelta | None, silent: bool, words: str):
+    assert flow_of(None if since is None else NOW - since, NOW, is_silent=silent).words == words
+
+
+@pytest.mark.parametrize(("typed", "meant"), [
+    ("2026-05-03", "2026-05-03T00:00:00Z"), ("2026-05-03 10:05", "2026-05-03T10:05:00Z"),
+    (" 2026-05-03T10:05:07 ", "2026-05-03T10:05:07Z"), ("2026-05-03T10:05:07+02:00", "2026-05-03T10:05:07+02:00"),
+    ("yesterday", "yesterday"),
+])  # fmt: skip
+def test_a_time_may_be_typed_short(typed: str, meant: str):
+    assert whole_times([("after", typed), ("email", "2026-05-03")]) == [("after", meant), ("email", "2026-05-03")]
+
+
+@pytest.mark.parametrize("span", history.SPANS)
+def test_no_chart_asks_for_more_rows_than_one_answer_may_have(span: str):
+    asked = history.Asked(span, (), NOW)
+    units = history.SPANS[span][1] * (24 if history.interval_of(asked) == "hour" else 1) + 25
+
+    assert units * (len(EVENT_TYPES) + 2) <= MOST_ROWS
+    assert asked.step_seconds % history.UNIT_SECONDS[history.interval_of(asked)] == 0
+
+
 def test_nothing_is_told_where_all_is_well():
     assert notices(settings_of(**READY), [sink_of()], [webhook_of(CallbackState.OK, CallbackState.SHARED)], False) == []
 
@@ -174,6 +202,12 @@ def test_a_sink_in_trouble_has_a_button_that_helps(sink: dict[str, Any], title: 
     (notice,) = notices(settings_of(**READY), [sink_of(**sink)], [webhook_of(CallbackState.OK)], False)
 
     assert (notice.title, notice.buttons[0].label) == (title, button)
+
+
+def test_a_count_that_was_cut_short_says_so():
+    found = notices(settings_of(**READY), [sink_of(state="paused", backlog=10_000)], [], False)
+
+    assert found[0].text.startswith("10,000+ deliveries wait.")
 
 
 @pytest.mark.parametrize(("state", "told"), [
@@ -230,6 +264,41 @@ def test_the_pulse_counts_what_came_between_two_looks():
     starts, counts = pulse.series(600, 5)
     assert len(starts) == 120
     assert [count["open"] for count in counts][-2:] == [3, 0]
+
+
+def test_the_last_bar_holds_what_came_since_the_last_look():
+    clock, metrics = Clock(), Metrics(webhooks=["orders"], sinks=[])
+    pulse = Pulse(metrics, clock)
+    clock.now += BIN_SECONDS
+    pulse.tick()
+    metrics.events_received("orders", "open", stored=4, duplicates=0, now=1.0)
+
+    assert pulse.series(60, BIN_SECONDS)[1][-1] == {"open": 4}
+    clock.now += BIN_SECONDS
+    pulse.tick()
+    assert [count["open"] for count in pulse.series(60, BIN_SECONDS)[1]][-2:] == [4, 0]
+
+
+def test_the_pulse_takes_what_others_received_from_who_counts_it_and_outlives_an_outage():
+    clock, metrics = Clock(), Metrics(webhooks=["orders"], sinks=[])
+    answers = iter([Counter(open=7, sent=2), Unavailable("away"), Counter(open=1)])
+
+    async def count_new() -> Counter[str]:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def look() -> None:
+        for _ in range(3):
+            metrics.events_received("orders", "open", stored=5, duplicates=0, now=1.0)  # its own are among them
+            clock.now += BIN_SECONDS
+            await pulse.look()
+
+    pulse = Pulse(metrics, clock, count_new)
+    asyncio.run(look())
+
+    assert pulse.counts(60) == {"open": 8, "sent": 2}
 
 
 def test_the_pulse_forgets_what_is_older_than_an_hour():

@@ -34,18 +34,19 @@
       fill: colour(legend.has(name) && name !== "unknown" ? `--k-${name}` : "--k-other"),
     })).reverse();
     return {
-      width: place.clientWidth, height: place.clientHeight, padding: [8, 18, 0, 0], legend: { show: false },
+      width: place.clientWidth, height: place.clientHeight, padding: [8, 26, 0, 0], legend: { show: false },
       cursor: { show: false }, tzDate: (ts) => uPlot.tzDate(new Date(ts * 1000), "Etc/UTC"),
       scales: { x: { range: (_, low, high) => [low, high + data.step] }, y: { range: (_, low, high) => [0, Math.max(high * 1.08, 4)] } },
       series: [{}, ...layers],
       axes: [
         axis(26, { grid: { show: false }, space: 80, incrs: steps, values: (_, marks) => marks.map(clock) }),
-        axis(44, { space: 40, values: (_, marks) => marks.map((mark) => mark.toLocaleString("en")) }),
+        axis(44, { space: 40, values: (_, marks) => marks.map(short) }),
       ],
     };
   }
 
   const steps = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880].map((minutes) => 60 * minutes);
+  const short = (count) => (count >= 1e6 ? `${count / 1e6} M` : count >= 1e4 ? `${count / 1e3} k` : count.toLocaleString("en"));
   const two = (number) => String(number).padStart(2, "0");
   const days = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
 

@@ -1,4 +1,5 @@
-// What every page needs of a script: the switch between light and dark, and a question before what cannot be undone.
+// What every page needs of a script: the switch between light and dark, a question before what cannot be undone, and
+// that what somebody opened stays open when a part of the page is made anew.
 "use strict";
 
 (() => {
@@ -13,6 +14,12 @@
     document.dispatchEvent(new Event("themechange"));
   });
   dark.addEventListener("change", () => document.dispatchEvent(new Event("themechange")));
+
+  const opened = new Map();
+  document.addEventListener("toggle", ({ target }) => target.id && opened.set(target.id, target.open), true);
+  document.addEventListener("htmx:afterSwap", () => {
+    for (const details of document.querySelectorAll("details[id]")) details.open = opened.get(details.id) ?? details.open;
+  });
 
   document.addEventListener("submit", (event) => {
     const question = event.target.dataset.confirm;

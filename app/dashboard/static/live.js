@@ -11,13 +11,20 @@
   const more = document.querySelector("[data-live-more]");
   const empty = document.querySelector(".empty");
   const rate = document.querySelector("[data-live-rate]");
+  const lost = document.querySelector("[data-live-lost]");
   const recent = []; // [time, events] of the last ten seconds
   let source = null;
   let held = []; // rows that wait while somebody reads further down
   let heldCount = 0;
-  let last = "";
+  let last = ""; // where the stream goes on
+  let telling = 0;
+  let hiddenAt = 0;
 
-  const isReading = () => body.contains(document.activeElement) || table.getBoundingClientRect().top < -200;
+  let pointed = false;
+
+  // Rows must not run away from under a pointer or a focus.
+  const isHeld = () => pointed || body.contains(document.activeElement);
+  const isReading = () => isHeld() || (most > 20 && table.getBoundingClientRect().top < -200);
 
   function rowsOf(html) {
     const template = document.createElement("template");
@@ -40,7 +47,7 @@
   }
 
   function show(rows, total) {
-    if (most > 20 && isReading()) {
+    if (isReading()) {
       held = [...rows, ...held].slice(0, most);
       heldCount += total;
       if (more) {
@@ -70,24 +77,62 @@
     recent.push([Date.now(), batch.total + batch.skipped]);
     document.dispatchEvent(new CustomEvent("events", { detail: { counts: batch.counts, scale } }));
     show(rowsOf(batch.rows), batch.total + batch.skipped);
+    const newest = document.getElementById("last"); // the server puts a new one there every few seconds
+    if (newest) newest.textContent = ", last now";
+  }
+
+  function onOpen() {
+    table.dataset.live = "on";
+    clearTimeout(telling);
+    telling = 0;
+    if (lost) lost.hidden = true;
+  }
+
+  // A stream that ends comes back within seconds; only one that stays away is worth a word. The browser gives up
+  // where something else than a stream answers, as a proxy does while the service starts: then we come back.
+  function onError() {
+    table.dataset.live = "off";
+    if (lost && !telling) telling = setTimeout(() => (lost.hidden = false), 6000);
+    if (source.readyState !== EventSource.CLOSED) return;
+    source = null;
+    setTimeout(open, 3000);
   }
 
   function open() {
     if (source || document.hidden || (onOff && !onOff.checked)) return;
-    source = new EventSource(table.dataset.stream);
+    const url = new URL(table.dataset.stream, location.href);
+    if (last) url.searchParams.set("cursor", last);
+    source = new EventSource(url);
     source.addEventListener("batch", onBatch);
-    source.addEventListener("open", () => (table.dataset.live = "on"));
+    source.addEventListener("open", onOpen);
+    source.addEventListener("error", onError);
   }
 
   function close() {
     if (source) source.close();
     source = null;
     table.dataset.live = "off";
+    clearTimeout(telling);
+    telling = 0;
   }
 
-  // A page nobody looks at needs no stream: a browser has six connections for all its tabs.
-  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  // A page nobody looks at needs no stream: a browser has six connections for all its tabs. What a chart missed
+  // meanwhile only the server knows.
+  function onLook() {
+    if (document.hidden) {
+      hiddenAt = Date.now();
+      close();
+    } else if (document.getElementById("chart") && hiddenAt && Date.now() - hiddenAt > 10000) location.reload();
+    else open();
+  }
+
+  const onLeave = () => setTimeout(() => held.length && !isReading() && release());
+  body.addEventListener("pointerenter", (event) => (pointed = event.pointerType === "mouse"));
+  body.addEventListener("pointerleave", () => { pointed = false; onLeave(); });
+  body.addEventListener("focusout", onLeave);
+  document.addEventListener("visibilitychange", onLook);
   window.addEventListener("pagehide", close);
+  window.addEventListener("pageshow", (event) => event.persisted && open());
   if (onOff) onOff.addEventListener("change", () => (onOff.checked ? open() : close()));
   if (more) more.addEventListener("click", () => { release(); window.scrollTo({ top: 0 }); });
   if (rate) setTimeout(() => setInterval(tell, 1000), 9000); // until then the server's own figure is better
