@@ -548,6 +548,14 @@ class SinkRunner:
             self.pause_changes += 1  # what was read before it was written does not count
             self._is_storing_pause = False
 
+    def shed(self) -> None:
+        """Give back what a sink that answers nothing will not get to soon: it waits as well in the table, where its
+        lease need not be renewed."""
+        ready = self._ready[Priority.FIRST]
+        too_many = self._held[Priority.FIRST] - self._may_hold()
+        for _ in range(min(too_many, len(ready))):
+            self._give_back(ready.pop())
+
     def _give_back_waiting(self) -> None:
         waiting = [parcel for ready in self._ready.values() for parcel in ready]
         waiting += [Parcel([job]) for loose in self._loose.values() for _, job in loose]

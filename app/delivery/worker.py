@@ -305,6 +305,8 @@ class Relay:
         known: dict[str, frozenset[str]] = {}
         while True:
             await asyncio.sleep(RENEW_SECONDS)
+            for runner in self.runners.values():
+                runner.shed()
             # What came since the last look has most of its lease before it; most of that is done by the next one.
             before, known = known, {name: runner.held_ids for name, runner in self.runners.items()}
             held = {name: ids & before.get(name, frozenset()) for name, ids in known.items()}

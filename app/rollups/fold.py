@@ -12,7 +12,6 @@ order they came in; an event counted before its `sent` came moves to another cel
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -41,7 +40,8 @@ def fold_slice(connection: Connection, settled: int, known: KnownCells, *, most:
     """Count the next events up to number `settled`; how many there were. `known.confirm` follows the commit."""
     progress = lock_progress(connection)
     known.pending = set()
-    facts = [fact_of(row) for row in connection.execute(slice_statement(progress.seq, settled, most))]
+    asked = {"after": progress.seq, "upto": settled, "most": most}
+    facts = [fact_of(row) for row in connection.execute(SLICE, asked)]
     end = facts[-1].seq if len(facts) == most else max(settled, progress.seq)
     judged = _judge_by_time(connection, facts)
     if judged:
@@ -54,13 +54,13 @@ def fold_slice(connection: Connection, settled: int, known: KnownCells, *, most:
     return len(facts)
 
 
-def slice_statement(after: int, upto: int, most: int) -> sa.Select[Any]:
-    return (
-        sa.select(*FACT_COLUMNS)
-        .where(events.c.seq > after, events.c.seq <= upto)
-        .order_by(events.c.seq)
-        .limit(most)
-    )  # fmt: skip
+# Made once: to put a statement together costs more than to run it, and a slice is counted many times a second.
+SLICE = (
+    sa.select(*FACT_COLUMNS)
+    .where(events.c.seq > sa.bindparam("after"), events.c.seq <= sa.bindparam("upto"))
+    .order_by(events.c.seq)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
 
 
 # --- time since `sent` -----------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def _judge_by_time(connection: Connection, facts: Sequence[Fact]) -> dict[int, F
     related = [
         fact_of(row)
         for ids in chunks(concerned, IDS_AT_ONCE)
-        for row in connection.execute(related_statement(ids))
+        for row in connection.execute(RELATED, {"message_ids": ids})
     ]  # fmt: skip
     hasty = {fact.seq: fact for fact in too_soon(related)}
     changed: set[int] = set()
@@ -82,12 +82,13 @@ def _judge_by_time(connection: Connection, facts: Sequence[Fact]) -> dict[int, F
     return {seq: hasty[seq] for seq in changed}  # another transaction may have deleted one meanwhile
 
 
-def related_statement(message_ids: Sequence[str]) -> sa.Select[Any]:
-    """The events of some messages that the verdict by time depends on. An open that was redacted keeps its verdict:
-    it was counted with an address that nobody knows any more, and so cannot be taken out again."""
-    judged = sa.and_(Unindexed(events.c.type).in_(sorted(JUDGED_TYPES)), events.c.raw.is_not(None))
-    matters = sa.or_(Unindexed(events.c.type) == "sent", judged)
-    return sa.select(*FACT_COLUMNS).where(events.c.message_id.in_(message_ids), matters)
+# The events of some messages that the verdict by time depends on. An open that was redacted keeps its verdict: it was
+# counted with an address that nobody knows any more, and so cannot be taken out again.
+_judged = sa.and_(Unindexed(events.c.type).in_(sorted(JUDGED_TYPES)), events.c.raw.is_not(None))
+RELATED = sa.select(*FACT_COLUMNS).where(
+    events.c.message_id.in_(sa.bindparam("message_ids", expanding=True)),
+    sa.or_(Unindexed(events.c.type) == "sent", _judged),
+)
 
 
 def too_soon(related: Iterable[Fact]) -> list[Fact]:

@@ -43,6 +43,8 @@ counts: sa.Table = StatCount.__table__  # type: ignore[attr-defined]
 members: sa.Table = StatMember.__table__  # type: ignore[attr-defined]
 _progress: sa.Table = StatProgress.__table__  # type: ignore[attr-defined]
 _wanted = sa.select(_progress.c.seq, _progress.c.digest_key, _progress.c.changes)
+_wanted_alone = _wanted.with_for_update()
+_advanced = sa.update(_progress).values(seq=sa.bindparam("upto"))
 
 FACT_COLUMNS = (
     events.c.seq,
@@ -110,12 +112,11 @@ def read_progress(connection: Connection) -> Progress:
 
 def lock_progress(connection: Connection) -> Progress:
     """The progress, which nobody else changes before this transaction ends; made where there is none yet."""
-    wanted = _wanted.with_for_update()
-    row = connection.execute(wanted).first()
+    row = connection.execute(_wanted_alone).first()
     if row is None:
         fresh = (1, 0, 0, secrets.token_bytes(16))
         insert_missing(connection, _progress, ("id", "seq", "changes", "digest_key"), [fresh])
-        row = connection.execute(wanted).one()
+        row = connection.execute(_wanted_alone).one()
     return Progress(row.seq, bytes(row.digest_key), row.changes)
 
 
@@ -125,7 +126,7 @@ def note_change(connection: Connection) -> None:
 
 
 def advance(connection: Connection, seq: int) -> None:
-    connection.execute(sa.update(_progress).values(seq=seq))
+    connection.execute(_advanced, {"upto": seq})
 
 
 # --- counting --------------------------------------------------------------------------------------------------------

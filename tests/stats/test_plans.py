@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from app.db import Database
 from app.models import Event, StatCell, StatCount, StatMember
 from app.rollups.cells import Unit, View
-from app.rollups.fold import fold_slice, related_statement, slice_statement
+from app.rollups.fold import RELATED, SLICE, fold_slice
 from app.rollups.store import KnownCells
 from app.stats.asking import Span, StatsQuery, question_of
 from app.stats.queries import (
@@ -39,8 +39,8 @@ STATEMENTS = {
     "the end of the tail": lambda q, d: tail_end_statement(2900),
     "the tail": lambda q, d: tail_statement(q.filters, 2900, 2950),
     "an edge": lambda q, d: edge_statement(q.filters, EDGE, 3000),
-    "a slice": lambda q, d: slice_statement(2000, 2500, 500),
-    "a message": lambda q, d: related_statement(["7", "8"]),
+    "a slice": lambda q, d: SLICE.params(after=2000, upto=2500, most=500),
+    "a message": lambda q, d: RELATED.params(message_ids=["7", "8"]),
 }
 
 
