@@ -7,15 +7,17 @@ Source: standard-webhooks/standard-webhooks:spec/standard-webhooks.md, "Signatur
 from __future__ import annotations
 
 import base64
+from typing import TYPE_CHECKING, TypeAlias
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+if TYPE_CHECKING:  # 7 MB of memory, for those who have such a key
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 SHARED_PREFIX = "whsec_"
 PRIVATE_PREFIX = "whsk_"
 PUBLIC_PREFIX = "whpk_"
 SEED_BYTES = 32
 
-SigningKey = bytes | Ed25519PrivateKey
+SigningKey: TypeAlias = "bytes | Ed25519PrivateKey"
 
 
 def parse_signing_key(secret: str) -> SigningKey:
@@ -47,6 +49,8 @@ def _shared_key(encoded: str) -> bytes:
 def _private_key(encoded: str) -> Ed25519PrivateKey:
     """The spec leaves the bytes of a `whsk_` open: both forms in use are taken, the seed alone (RFC 8032) and the
     seed with the public key behind it (NaCl; what Svix's server hands out)."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+
     raw = _decoded(encoded)
     if raw is None or len(raw) not in (SEED_BYTES, 2 * SEED_BYTES):
         raise ValueError("must be whsk_ and base64 of 32 bytes (seed) or 64 bytes (seed and public key)")

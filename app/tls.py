@@ -1,17 +1,18 @@
 """TLS towards a sink: whom to trust, and who we are.
 
-At the bottom, so that the settings can refuse a file that does not fit before anything starts.
+At the bottom, so that the settings can refuse a file that does not fit before anything starts. What reads the files
+is imported only where there are some: it is 7 MB of memory.
 """
 
 from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 CA_FILE = "CA_FILE"
 CERT_FILE = "CLIENT_CERT_FILE"
@@ -67,6 +68,8 @@ def _add_identity(context: ssl.SSLContext, cert_file: str | None, key_file: str 
 
 
 def _certificates(setting: str, file: str) -> list[x509.Certificate]:
+    from cryptography import x509  # noqa: PLC0415
+
     try:
         return x509.load_pem_x509_certificates(_read(setting, file))
     except BadTlsFile:
@@ -76,6 +79,9 @@ def _certificates(setting: str, file: str) -> list[x509.Certificate]:
 
 
 def _private_key(file: str) -> PrivateKeyTypes:
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
     try:
         return load_pem_private_key(_read(KEY_FILE, file), password=None)
     except TypeError:
@@ -87,6 +93,8 @@ def _private_key(file: str) -> PrivateKeyTypes:
 
 
 def _public_bytes(owner: x509.Certificate | PrivateKeyTypes) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415
+
     return owner.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
