@@ -77,6 +77,7 @@ from app.tracing.switch import make_tracer
 log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 10.0
+WARMING_SECONDS = 5.0  # for the dashboard to get ready, where the service stops right after its start
 MAX_STRANGERS_BODY_BYTES = 64 * 1024  # FastAPI reads a body before it asks for a key
 MAX_REST_BODY_BYTES = 1024 * 1024
 MAX_CONNECTOR_BODY_BYTES = 24 * 1024 * 1024  # Mailjet takes attachments of 15 MB, which are 20 MB as base64
@@ -356,8 +357,8 @@ def create_app(settings: Settings) -> FastAPI:
         await service.start()
         warming = asyncio.create_task(asyncio.to_thread(dashboard_routes.warm, desk), name="dashboard")
         yield
+        await asyncio.wait([warming], timeout=WARMING_SECONDS)  # it reads the database, which is about to be closed
         await service.stop()
-        await asyncio.gather(warming, return_exceptions=True)  # what it asked may have been cut off
 
     app = App(
         title="Jethook",

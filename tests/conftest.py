@@ -7,6 +7,7 @@ of PostgreSQL the process's only one, emptied, because making one there costs tw
 from __future__ import annotations
 
 import itertools
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import hypothesis
 import psycopg
 import pytest
 import sqlalchemy as sa
+import structlog
 from sqlmodel import SQLModel
 
 from app.db import Database
@@ -31,6 +33,18 @@ hypothesis.settings.load_profile("suite")
 LARGE_BYTES = 256 * 1024
 
 MakeDatabase = Callable[[str], str]
+
+
+@pytest.fixture(autouse=True)
+def _logs_of_its_own() -> Iterator[None]:
+    """A command that ran within a test leaves the process's log at the test's standard error, which is closed then."""
+    yield
+    root = logging.getLogger()
+    ours = [handler for handler in root.handlers if type(handler) is logging.StreamHandler]
+    for handler in ours:
+        root.removeHandler(handler)
+    if ours:
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
