@@ -30,6 +30,7 @@ DROPPED = "stats.dropped"
 LOOK_SECONDS = 1.0  # while events come in
 REST_SECONDS = 300.0  # while none do; `wake` tells of new ones
 BUSY_SLICE_EVENTS = 25
+BEHIND_SLICE_EVENTS = 100  # where more than that wait: an answer adds up by itself what is not counted yet
 RENEW_SECONDS = 3.0  # of the lease, which is asked for only when there is something to do
 BUSY_REST, QUIET_REST = 9.0, 1.0  # times as long as a slice took
 DROP_EVERY = timedelta(hours=1)
@@ -85,7 +86,7 @@ class StatsKeeper:
             return REST_SECONDS
         if mark.settled is None or mark.settled <= progress.seq:
             return LOOK_SECONDS
-        began, most = time.monotonic(), BUSY_SLICE_EVENTS if busy else SLICE_EVENTS
+        began, most = time.monotonic(), _slice(mark.settled - progress.seq) if busy else SLICE_EVENTS
         counted = await self.fold(mark.settled, most)
         rest = (time.monotonic() - began) * (BUSY_REST if busy else QUIET_REST)
         return rest if counted >= most else max(rest, LOOK_SECONDS)
@@ -121,6 +122,10 @@ class StatsKeeper:
         dropped = await self._database.run_write(lambda connection: drop_before(connection, now - self._retention))
         if dropped:
             log.info(DROPPED, rows=dropped)
+
+
+def _slice(waiting: int) -> int:
+    return BUSY_SLICE_EVENTS if waiting <= BEHIND_SLICE_EVENTS else BEHIND_SLICE_EVENTS
 
 
 def _where_we_are(connection: Connection) -> tuple[Progress, datetime | None]:

@@ -54,6 +54,13 @@ def of_levels(lowest: int) -> list[Condition]:
     return [members.c.level.in_(range(lowest, TOP_LEVEL + 1))]
 
 
+def totals(connection: Connection, span: Span, bucket: sa.ColumnElement[int]) -> list[tuple[int, int]]:
+    """(bucket, all its events)."""
+    summed = sa.cast(sa.func.sum(counts.c.count), sa.BigInteger)
+    wanted = sa.select(bucket.label("bucket"), summed).where(*within(View.TOTAL, span)).group_by(bucket)
+    return [(int(row[0]), int(row[1])) for row in connection.execute(wanted)]
+
+
 def total(connection: Connection, span: Span) -> int:
     """All events of a span, whatever they are."""
     wanted = sa.select(sa.func.coalesce(sa.func.sum(counts.c.count), 0)).where(*within(View.TOTAL, span))

@@ -2,14 +2,14 @@
 
 Looking at every event of a range is exact, and takes a microsecond or two for each. Of long ranges a sample of the
 recipients is looked at, with everything about them: the levels of `rollups.cells.member_of`. What was looked at once
-need not be again while the range stays as it was, as nearly every day does once it is over.
+need not be again while it stays as it was, as nearly every hour and day does once it is over: each is remembered alone.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import orjson
@@ -21,24 +21,26 @@ from app.rollups.cells import HOURS_OF_A_DAY, TOP_LEVEL, Fact, Unit, View, diges
 from app.rollups.store import Progress, cells, counts, members
 from app.stats.answering import RowKey, Rows, key_of
 from app.stats.asking import Question, spans_of
-from app.stats.statements import Parts, between, cell_conditions, grouped, of_levels, parted, total
+from app.stats.statements import Parts, between, bucket_of, cell_conditions, grouped, of_levels, parted, total, totals
 
 EXACT = 60_000  # events in a range up to which recipients and messages are told apart one by one;
 SAMPLE = 8_000  # of more, so many at least
 WORTH_REMEMBERING = 5_000  # events looked at
 
-Found = Mapping[RowKey, tuple[int, int]]
+Found = dict[RowKey, tuple[int, int]]
 """Row -> (recipients, messages)."""
 
 
 class Remembered:
-    """The last results, each of a question about a range in a certain state. One for the process, for any thread."""
+    """The last results, each of a question about an hour, a day or a range in a certain state. One for the process, for
+    any thread."""
 
-    MOST = 500
+    MOST = 30_000  # rows; a few MB
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._found: OrderedDict[tuple[Any, ...], Found] = OrderedDict()
+        self._rows = 0
 
     def get(self, key: tuple[Any, ...]) -> Found | None:
         with self._lock:
@@ -49,9 +51,10 @@ class Remembered:
 
     def put(self, key: tuple[Any, ...], found: Found) -> None:
         with self._lock:
+            self._rows += len(found) + 1 - (len(self._found.pop(key)) + 1 if key in self._found else 0)
             self._found[key] = found
-            while len(self._found) > self.MOST:
-                self._found.popitem(last=False)
+            while self._rows > self.MOST:
+                self._rows -= len(self._found.popitem(last=False)[1]) + 1
 
 
 def count_uniques(
@@ -62,16 +65,20 @@ def count_uniques(
     if not rows:
         return 1.0
     hours = _hull(connection, question, hours, rows)
-    events = sum(total(connection, span) for span in spans_of(*hours, None))
-    lowest = lowest_level(events)
+    parts = _parts(connection, question, hours)
+    events = sum(parts.values())
+    lowest = lowest_level(events, is_one=question.interval is None)
     sample: float = 1 / (1 << lowest)
-    key = (_asked(question), hours, events, progress.changes, progress.key)
-    keep = remembered if not loose and events * sample >= WORTH_REMEMBERING else None
-    found = None if keep is None else keep.get(key)
-    if found is None:
-        found = _look(connection, question, hours, lowest, loose, progress)
+    keep = remembered if events * sample >= WORTH_REMEMBERING else None
+    state = (_asked(question), lowest, progress.changes, progress.key)
+    keys = {bucket: (*state, bucket, _hours_of(question, bucket, hours), count) for bucket, count in parts.items()}
+    found, missing = _recall(keep, keys, {key_of(fact, question)[0] for fact in loose})
+    if missing:
+        part = (_hours_of(question, min(missing), hours)[0], _hours_of(question, max(missing), hours)[1])
+        looked_at = _look(connection, question, part, lowest, loose, progress)
+        found |= looked_at
         if keep is not None:
-            keep.put(key, found)
+            _remember(keep, keys, missing, looked_at, loose, question)
     for row_key, (recipients, messages) in found.items():
         row = rows[row_key]
         # A guess must not say more than the counts do.
@@ -79,11 +86,54 @@ def count_uniques(
     return sample
 
 
-def lowest_level(events: int) -> int:
-    """0 where everything can be looked at."""
+def _recall(keep: Remembered | None, keys: Mapping[int, tuple[Any, ...]], changing: Set[int]) -> tuple[Found, set[int]]:
+    """(what is known, the buckets of which nothing is). `changing` are those with events that no counts hold yet."""
+    found: Found = {}
+    missing = set(changing)
+    for bucket, key in keys.items():
+        known = None if keep is None or bucket in changing else keep.get(key)
+        if known is None:
+            missing.add(bucket)
+        else:
+            found |= known
+    return found, missing
+
+
+def _remember(
+    keep: Remembered, keys: Mapping[int, tuple[Any, ...]], missing: Set[int], found: Found, loose: Sequence[Fact],
+    question: Question,
+) -> None:  # fmt: skip
+    by_bucket: dict[int, Found] = {}
+    for row_key, numbers in found.items():
+        by_bucket.setdefault(row_key[0], {})[row_key] = numbers
+    for bucket in missing & keys.keys() - {key_of(fact, question)[0] for fact in loose}:
+        keep.put(keys[bucket], by_bucket.get(bucket, {}))
+
+
+def _parts(connection: Connection, question: Question, hours: tuple[int, int]) -> dict[int, int]:
+    """Bucket -> all events in it, whatever they are: as long as that stays, so does what they are about."""
+    found: Counter[int] = Counter()
+    for span in spans_of(*hours, question.interval):
+        if question.interval is None:
+            found[0] += total(connection, span)
+        else:
+            found.update(dict(totals(connection, span, bucket_of(question, counts.c.start, span.unit))))
+    return found
+
+
+def _hours_of(question: Question, bucket: int, hours: tuple[int, int]) -> tuple[int, int]:
+    """What of the range the bucket covers."""
+    if question.interval is None:
+        return hours
+    length = 1 if question.interval == "hour" else HOURS_OF_A_DAY
+    return max(hours[0], bucket * length), min(hours[1], (bucket + 1) * length)
+
+
+def lowest_level(events: int, *, is_one: bool = False) -> int:
+    """0 where everything can be looked at. `is_one`: nothing is parted by time, and half the sample says as much."""
     if events <= EXACT:
         return 0
-    return min((events // SAMPLE).bit_length() - 1, TOP_LEVEL)
+    return min((events // SAMPLE).bit_length() - (0 if is_one else 1), TOP_LEVEL)
 
 
 def _asked(question: Question) -> tuple[Any, ...]:
