@@ -160,7 +160,7 @@ def _picture(page: Page, path: Path) -> None:
     clip = {"x": 0, "y": 0, "width": size["width"], "height": height}
     page.screenshot(path=path, full_page=True, clip=clip)  # type: ignore[arg-type]
     if shutil.which("pngquant"):
-        subprocess.run(["pngquant", "--force", "--skip-if-larger", "--output", path, "64", path], check=False)
+        subprocess.run(["pngquant", "--force", "--skip-if-larger", "--output", path, "256", path], check=False)
 
 
 if __name__ == "__main__":

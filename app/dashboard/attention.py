@@ -119,7 +119,7 @@ def _of_callbacks(name: str, state: CallbackState, wrong: Sequence[CallbackModel
     page = f"/dashboard/webhooks/{quote(name)}"
     if state is CallbackState.FOREIGN:
         setting = f"JETHOOK_WEBHOOKS__{name.upper()}__ON_CONFLICT=replace"
-        text = f"{meaning} It is kept, unless you set this; then it is replaced and remembered."
+        text = f"{meaning} Jethook leaves it there and gets none of these events. To have it replaced, set:"
         return Notice(Weight.BAD, title, text, [Button("See who holds it", href=page)], setting)
     register = Button("Register now", post=f"{page}/register")
     return Notice(Weight.BAD, title, wrong[0].error or meaning, [register, Button("Details", href=page)])
