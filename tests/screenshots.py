@@ -30,7 +30,8 @@ LOOKS: dict[str, dict[str, Any]] = {
     "dark": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 360, "height": 760}, "color_scheme": "light", "device_scale_factor": 2},
 }
-MIX = {"sent": 60, "open": 24, "click": 7, "bounce": 0.9, "blocked": 1.4, "unsub": 0.4, "spam": 0.03}
+MIX = {"sent": 60, "open": 24, "click": 7, "bounce": 0.9, "blocked": 1.4, "spam": 0.03}
+POSTED = 500  # events of a day in one body
 MOST_HEIGHT = 1650  # pixels of a page; lists go on and on
 NAMES = ("ada", "bo", "chloé", "dmitri", "elif", "fatima", "goran", "hana", "ines", "jo", "kofi", "lars")
 DOMAINS = ("example.com", "example.com", "example.org", "example.net", "mail.example.com")
@@ -56,14 +57,16 @@ def main() -> None:
 
 
 def set_scene(stage: Stage) -> None:
-    """A good day with some trouble: a sink that fails, one that is paused, a foreign callback, a dead one."""
+    """A good day with some trouble: a sink that fails, a foreign callback, and one that was dead and is healed."""
     stage.wait_for_registration()
     stage.sink("warehouse").answer_always(503)
     key = stage.service.settings.connections["default"].api_key
     stage.mailjet.mark_dead(key, "spam")
     stage.mailjet.put_callback(key, "unsub", "https://old-crm.example.com/mailjet?token=1", version=1, status="alive")
-    stage.post(list(_day(1500)))
-    stage.post(traffic(200))
+    day = list(_day(15_000))
+    for first in range(0, len(day), POSTED):
+        stage.post(day[first : first + POSTED])
+    stage.post([event for event in traffic(200) if event["event"] != "unsub"])  # another holds that callback
     stage.post(message())
     stage.post(BROKEN)
     until(lambda: stage.get("/v1/sinks/warehouse")["breaker"] == "open", "the breaker")
@@ -109,7 +112,7 @@ def _history() -> Iterator[tuple[int, Counter[str], int]]:
     chance = random.Random(3)
     for back in range(5, 3600, 5):
         busy = 14 + 6 * math.sin(back / 170) + (10 if 200 < back < 290 else 0)
-        counts = Counter(chance.choices(list(MIX), list(MIX.values()), k=round(chance.gauss(busy * 5, 7))))
+        counts = Counter(chance.choices(list(MIX), list(MIX.values()), k=max(round(chance.gauss(busy, 3)), 0)))
         yield back, counts, sum(counts.values())
 
 
