@@ -553,7 +553,8 @@ class SinkRunner:
         lease need not be renewed."""
         ready = self._ready[Priority.FIRST]
         too_many = self._held[Priority.FIRST] - self._may_hold()
-        for _ in range(min(too_many, len(ready))):
+        while ready and too_many >= len(ready[-1].jobs):
+            too_many -= len(ready[-1].jobs)
             self._give_back(ready.pop())
 
     def _give_back_waiting(self) -> None:
