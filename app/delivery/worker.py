@@ -387,8 +387,8 @@ class Renewal:
 
 
 class _Renewals:
-    """The lane of leases that go on; a renewal's result is what is ours no more. It is dropped before the results of any
-    later transaction, as claims are handed over: what was lost and claimed anew in between is ours."""
+    """The lane of leases that go on; a renewal's result is what is ours no more. It is dropped before the results of
+    any later transaction, as claims are handed over: what was lost and claimed anew in between is ours."""
 
     def __init__(self, lost: Callable[[str, Collection[str]], None]) -> None:
         self._lost = lost

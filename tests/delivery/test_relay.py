@@ -284,6 +284,27 @@ def test_of_a_sink_that_answers_nothing_little_is_held_and_all_is_sent_once_it_d
 
 
 @on_one_database
+def test_a_sink_that_answers_slowly_is_not_one_that_answers_nothing(
+    database: Database, crm: SampleSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.delivery.runner.STALLED_SECONDS", 0.05)
+    crm.answer_always(Answer.delayed(0.5))
+
+    async def scenario() -> None:
+        async with station(database, crm=sink(url(crm), concurrency=1, **QUICK)) as here:
+            runner = here.relay.runners["crm"]
+            await here.post(raw_event(1), raw_event(2))
+            await until(runner._is_stalled, "no answer for a while")
+            await until(lambda: crm.total == 2, "the second request")
+            await asyncio.sleep(0.1)
+            assert runner._under_way_in_all == 1
+            assert not runner._is_stalled()
+            await all_delivered(database, 2)
+
+    run(scenario())
+
+
+@on_one_database
 def test_no_more_is_given_back_than_is_too_much_where_requests_hold_several(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
