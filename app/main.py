@@ -309,9 +309,7 @@ def retention_rules(settings: Settings) -> Rules:
     return Rules(settings.retention_days or None, settings.payload_retention_days, settings.retention_deletes_owed)
 
 
-def make_alerts(
-    settings: Settings, database: Database, *, stored: Callable[[], None] = lambda: None
-) -> Alerts | None:
+def make_alerts(settings: Settings, database: Database, *, stored: Callable[[], None] = lambda: None) -> Alerts | None:
     """None while no sink asks for operator events: then they cost nothing."""
     if not is_wanted(settings.sinks):
         return None

@@ -192,9 +192,7 @@ def test_whoever_delivers_hears_of_what_was_stored_and_of_nothing_else(database:
     heard: list[int] = []
 
     async def scenario() -> None:
-        alerts = make(
-            Away(database, lambda: next(errors, None)), stored=lambda: heard.append(len(events(database)))
-        )
+        alerts = make(Away(database, lambda: next(errors, None)), stored=lambda: heard.append(len(events(database))))
         await alerts.start()
         alerts.tell(OPENED)
         await until(lambda: heard, "the first")
