@@ -108,7 +108,7 @@ class Service:
         self.pulse = Pulse(self.metrics, count_new=shared)
         self.metrics.feed_held.set_function(lambda: self.feed.horizon.held_seconds)
         self.database.write(lambda c: sink_states.remember_sinks(c, settings.sinks))
-        self.alerts = make_alerts(settings, self.database)
+        self.alerts = make_alerts(settings, self.database, stored=lambda: self.relay.look_everywhere())
         herald: Herald = self.alerts or NOBODY
         self.herald = herald
         self.tracer = make_tracer(os.environ, self.database)
@@ -309,9 +309,11 @@ def retention_rules(settings: Settings) -> Rules:
     return Rules(settings.retention_days or None, settings.payload_retention_days, settings.retention_deletes_owed)
 
 
-def make_alerts(settings: Settings, database: Database) -> Alerts | None:
+def make_alerts(settings: Settings, database: Database, *, stored: Callable[[], None] = lambda: None) -> Alerts | None:
     """None while no sink asks for operator events: then they cost nothing."""
-    return Alerts(settings.sinks, database, instance=settings.instance) if is_wanted(settings.sinks) else None
+    if not is_wanted(settings.sinks):
+        return None
+    return Alerts(settings.sinks, database, instance=settings.instance, stored=stored)
 
 
 def make_registrar(

@@ -65,8 +65,9 @@ class Alerts:
 
     def __init__(
         self, sinks: Mapping[str, SinkSettings], database: Database, *, instance: str, replica: str | None = None,
-        bounds: Bounds | None = None, now: Callable[[], datetime] = utc_now,
+        bounds: Bounds | None = None, now: Callable[[], datetime] = utc_now, stored: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
+        """`stored` hears on the event loop that what was told is due."""
         self._matcher = Matcher(sinks)
         asked = [name for sink in sinks.values() for name in operator_events.asked_for(sink.events)]
         self._families = frozenset(map(operator_events.family_of, asked))
@@ -74,6 +75,7 @@ class Alerts:
         self._told_by = {"instance": instance, "replica": replica or replica_name()}
         self._bounds = bounds or Bounds()
         self._now = now
+        self._stored = stored
         self._waiting: deque[Change] = deque()
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -175,6 +177,8 @@ class Alerts:
                     await asyncio.sleep(wait)
                     wait = min(wait * 2, MOST_WAIT_SECONDS)
                     continue
+            else:
+                self._stored()
             self._waiting.popleft()
             wait = FIRST_WAIT_SECONDS
 

@@ -105,6 +105,7 @@ class SinkRunner:
         # writer's time, for which others wait.
         self._held_stalled = min(self._held_limit, 2 * sink.batch_size * sink.concurrency)
         self._moved_at = clock()  # when it last answered, or was asked after having nothing to do
+        self._answer_seconds = 0.0  # how long its last success took
         self._held_in_all = 0
         self._under_way: dict[int, int] = dict.fromkeys(Priority, 0)
         self._under_way_in_all = 0
@@ -166,7 +167,9 @@ class SinkRunner:
         return self._held_stalled if self._is_stalled() else self._held_limit
 
     def _is_stalled(self) -> bool:
-        return self._under_way_in_all > 0 and self._clock() - self._moved_at > STALLED_SECONDS
+        # A slow sink answers, too: taken for stalled between its answers, it would be given much and lose it again.
+        patience = max(STALLED_SECONDS, 2 * self._answer_seconds)
+        return self._under_way_in_all > 0 and self._clock() - self._moved_at > patience
 
     def accept(self, job: Job) -> None:
         """A reserved job whose delivery is committed."""
@@ -360,6 +363,8 @@ class SinkRunner:
             self._give_back(parcel)
             raise
         self._leave(priority)
+        if result.outcome is AttemptOutcome.SUCCESS:
+            self._answer_seconds = result.duration_ms / 1000
         now = now_micros()
         try:
             decision = self._judge(parcel, result)
@@ -553,7 +558,8 @@ class SinkRunner:
         lease need not be renewed."""
         ready = self._ready[Priority.FIRST]
         too_many = self._held[Priority.FIRST] - self._may_hold()
-        for _ in range(min(too_many, len(ready))):
+        while ready and too_many >= len(ready[-1].jobs):
+            too_many -= len(ready[-1].jobs)
             self._give_back(ready.pop())
 
     def _give_back_waiting(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -69,7 +69,7 @@ class Relay:
         self._claims: Lane[ClaimRequest, list[Job]] = commits.lane(_Claims(self._claimed))
         self._batches: Lane[BatchNote, None] = commits.lane(_Batches())
         # In the lane and not beside it: two transactions of ours over the same rows could lock each other out.
-        self._renewals: Lane[Renewal, dict[str, set[str]]] = commits.lane(_Renewals())
+        self._renewals: Lane[Renewal, dict[str, set[str]]] = commits.lane(_Renewals(self._lost))
         self.metrics = metrics
         self.herald = herald
         self.address_rules = address_rules
@@ -99,6 +99,8 @@ class Relay:
     def committed(self) -> None:
         if self._has_order:
             self.look_again()
+        else:  # room may have come free between the refusal and the commit, and the look at the table been too early
+            self.wake_at(utc_now() + timedelta(seconds=POLL_SECONDS))
 
     def paused_sinks(self, connection: Connection) -> dict[str, str | None]:
         return sink_states.paused_sinks(connection)
@@ -320,14 +322,15 @@ class Relay:
         while True:
             renewal = Renewal(held, self.lease_token, utc_now() + timedelta(seconds=LEASE_SECONDS))
             try:
-                lost = await self._renewals.submit(renewal)
+                await self._renewals.submit(renewal)
             except Exception as error:  # noqa: BLE001  a lost lease costs a repeat at most
                 log.warning("delivery.renew_failed", error=type(error).__name__)
                 await asyncio.sleep(RENEW_AGAIN_SECONDS)
             else:
-                for name, ids in lost.items():
-                    self.runners[name].drop(ids)
                 return
+
+    def _lost(self, sink: str, event_ids: Collection[str]) -> None:
+        self.runners[sink].drop(event_ids)
 
     async def _gauge_loop(self) -> None:
         while True:
@@ -384,14 +387,21 @@ class Renewal:
 
 
 class _Renewals:
-    """The lane of leases that go on; a renewal's result is what is ours no more."""
+    """The lane of leases that go on; a renewal's result is what is ours no more. It is dropped before the results of
+    any later transaction, as claims are handed over: what was lost and claimed anew in between is ours."""
+
+    def __init__(self, lost: Callable[[str, Collection[str]], None]) -> None:
+        self._lost = lost
 
     def execute(self, connection: Connection, items: Sequence[Renewal]) -> list[dict[str, set[str]]]:
         return [
             queue.renew(connection, held=item.held, lease_token=item.lease_token, until=item.until) for item in items
         ]
 
-    def committed(self, items: Sequence[Renewal], results: Sequence[dict[str, set[str]]]) -> None: ...
+    def committed(self, items: Sequence[Renewal], results: Sequence[dict[str, set[str]]]) -> None:
+        for lost in results:
+            for sink, event_ids in lost.items():
+                self._lost(sink, event_ids)
 
     def failed(self, items: Sequence[Renewal]) -> None: ...
 

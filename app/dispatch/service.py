@@ -65,8 +65,8 @@ class Handover(Protocol):
         """Another replica may have paused them just now."""
 
     def committed(self) -> None:
-        """New events are in the table, and with them deliveries that nobody has reserved: one with a place in an order
-        is claimed when its turn comes."""
+        """New events are in the table, and with them perhaps deliveries that nobody has reserved: one with a place in
+        an order is claimed when its turn comes, one for which there was no room when there is."""
 
 
 class NoWorker:

@@ -23,6 +23,7 @@ from app.models import (
     DeliveryState,
     Erasure,
     ErasureState,
+    EventTrace,
     KeptPayload,
     Quarantined,
     Replay,
@@ -43,7 +44,10 @@ _sends: sa.Table = Send.__table__  # type: ignore[attr-defined]
 _kept: sa.Table = KeptPayload.__table__  # type: ignore[attr-defined]
 
 CANCELLED = "deliveries_cancelled"
-_BESIDE = Erasure, Suppression, SuppressionAct, AddressSpelling, Quarantined, Replay, SinkState, Send
+_BESIDE = (
+    Erasure, Suppression, SuppressionAct, AddressSpelling, Quarantined, Replay, SinkState, Send, KeptPayload,
+    EventTrace,
+)  # fmt: skip
 BESIDE = tuple(table.__tablename__ for table in _BESIDE)
 """The tables beside the events that an erasure changes, its own among them: it held the address. Too few rows of theirs
 are dead afterwards for PostgreSQL to clear them up by itself."""

@@ -118,7 +118,8 @@ class Leadership:
             asked_at = time.monotonic()  # the lease counts from before the answer
             if asked_at >= self._anew_at:
                 self._leads = await self._ask()
-                self._anew_at = asked_at + self._remembered_seconds
+                # A no is good from when it came: duties that wait here must not ask a silent database one by one.
+                self._anew_at = (asked_at if self._leads else time.monotonic()) + self._remembered_seconds
             return self._leads
 
     async def _ask(self) -> bool:

@@ -46,7 +46,8 @@ def fold_slice(connection: Connection, settled: int, known: KnownCells, *, most:
     judged = _judge_by_time(connection, facts)
     if judged:
         before = [fact for fact in judged.values() if fact.seq <= progress.seq]
-        subtract(connection, before, progress.key)
+        if before:  # or answers that are remembered would be forgotten for nothing
+            subtract(connection, before, progress.key)
         facts = [_as_automated(f) if f.seq in judged else f for f in facts] + [_as_automated(f) for f in before]
     add(connection, facts, progress.key, known)
     if end > progress.seq:

@@ -186,6 +186,24 @@ def test_what_is_told_is_stored_with_the_backlog_and_what_is_held_at_the_stop(da
     assert [(raw["count"], raw["first_event_id"], raw["backlog"]) for raw in found] == [(1, "e0", 3), (499, "e1", 3)]
 
 
+@on_one_database
+def test_whoever_delivers_hears_of_what_was_stored_and_of_nothing_else(database: Database) -> None:
+    errors = iter([sqlite3.OperationalError("gone"), None, ValueError("a bug")])
+    heard: list[int] = []
+
+    async def scenario() -> None:
+        alerts = make(Away(database, lambda: next(errors, None)), stored=lambda: heard.append(len(events(database))))
+        await alerts.start()
+        alerts.tell(OPENED)
+        await until(lambda: heard, "the first")
+        alerts.tell(Change(SINK_RECOVERED, NOON, sink="crm", since=NOON))
+        await asyncio.sleep(0)
+        await alerts.stop()
+
+    run(scenario())
+    assert heard == [1]
+
+
 def test_while_the_database_is_away_it_is_tried_again(database: Database) -> None:
     errors = iter([sqlite3.OperationalError("gone")] * 3)
 

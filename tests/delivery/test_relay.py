@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import pairwise
@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 from app.clock import to_micros, utc_now
 from app.db import Database
 from app.delivery import queue, worker
+from app.delivery.batching import Parcel
 from app.delivery.breaker import BreakerState
 from app.delivery.runner import HELD_AT_LEAST
 from app.delivery.worker import Relay
@@ -280,6 +281,72 @@ def test_of_a_sink_that_answers_nothing_little_is_held_and_all_is_sent_once_it_d
 
     run(scenario())
     assert set(crm.counts.values()) == {1}
+
+
+@on_one_database
+def test_a_sink_that_answers_slowly_is_not_one_that_answers_nothing(
+    database: Database, crm: SampleSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.delivery.runner.STALLED_SECONDS", 0.05)
+    crm.answer_always(Answer.delayed(0.5))
+
+    async def scenario() -> None:
+        async with station(database, crm=sink(url(crm), concurrency=1, **QUICK)) as here:
+            runner = here.relay.runners["crm"]
+            await here.post(raw_event(1), raw_event(2))
+            await until(runner._is_stalled, "no answer for a while")
+            await until(lambda: crm.total == 2, "the second request")
+            await asyncio.sleep(0.1)
+            assert runner._under_way_in_all == 1
+            assert not runner._is_stalled()
+            await all_delivered(database, 2)
+
+    run(scenario())
+
+
+@on_one_database
+def test_no_more_is_given_back_than_is_too_much_where_requests_hold_several(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[Parcel] = []
+
+    async def scenario() -> None:
+        async with station(database, crm=sink("http://crm.invalid", **QUICK)) as here:
+            runner = here.relay.runners["crm"]
+            monkeypatch.setattr(runner, "_give_back", given_back.append)
+            parcels = [Parcel([make_job() for _ in range(3)]) for _ in range(3)]
+            runner._ready[Priority.FIRST].extend(parcels)
+            runner._held[Priority.FIRST], runner._held_limit = 9, 5
+            runner.shed()
+            runner._ready[Priority.FIRST].clear()
+            assert given_back == parcels[-1:]  # without a second one there would be room again
+
+    run(scenario())
+
+
+@on_one_database
+def test_what_was_refused_for_want_of_room_is_looked_for_soon_after_its_commit(
+    database: Database, crm: SampleSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room may come free before the commit: then the look for it finds nothing, and there is no other."""
+
+    async def scenario() -> None:
+        async with station(database, crm=sink(url(crm), **QUICK)) as here:
+            await until(lambda: here.remote.told >= 2, "the first looks at the table")
+            monkeypatch.setattr(here.relay.runners["crm"], "reserve", lambda: False)
+            await here.post(raw_event(1))
+            await until(lambda: crm.total == 1, "the request", worker.HEARD_POLL_SECONDS / 2)
+
+    run(scenario())
+
+
+def test_what_is_ours_no_more_is_dropped_with_the_commit_that_told_so() -> None:
+    dropped: list[tuple[str, Collection[str]]] = []
+    lane = worker._Renewals(lambda name, event_ids: dropped.append((name, event_ids)))
+
+    lane.committed([], [{}, {"crm": {"a"}}])
+
+    assert dropped == [("crm", {"a"})]
 
 
 @on_one_database

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -129,3 +130,22 @@ def test_without_a_database_nobody_leads_and_nothing_is_raised(sqlite_url):
         assert asyncio.run(story()) is False
     finally:
         database.close()
+
+
+def test_those_who_wait_for_a_silent_database_ask_it_once_and_not_one_after_the_other():
+    class Silent:
+        asked = 0
+
+        async def run_write(self, work):
+            self.asked += 1
+            await asyncio.sleep(0.4)
+            raise sqlite3.OperationalError("it did not answer")
+
+    async def story() -> list[bool]:
+        leadership = Leadership(silent, "duties", "a", remembered_seconds=0.3)
+        return list(await asyncio.gather(*(leadership.may_lead() for _ in range(5))))
+
+    silent = Silent()
+
+    assert asyncio.run(story()) == [False] * 5
+    assert silent.asked == 1

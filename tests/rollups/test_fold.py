@@ -86,6 +86,29 @@ def test_an_event_counted_before_its_sent_came_moves_and_leaves_nothing_behind(d
     assert sum(count for *_, count in moved[0]) == 2 * 2 * 4  # events, hour and day, views
 
 
+def test_only_what_moves_what_was_counted_before_is_a_change(database):
+    """Answers are remembered until there is one."""
+
+    def changes() -> int:
+        with database.reading() as connection:
+            return read_progress(connection).changes
+
+    insert(database, Event, message(1, ("sent", 100), ("open", 101)))
+    fold(database)
+    assert changes() == 0
+
+    insert(database, Event, message(1, ("click", 102)))  # judged with the slice it comes in
+    fold(database)
+    assert changes() == 0
+
+    opened, sent = message(2, ("open", 101), ("sent", 100))
+    insert(database, Event, [opened])
+    fold(database)
+    insert(database, Event, [sent])
+    fold(database)
+    assert changes() > 0
+
+
 def test_slices_of_any_size_count_the_same(database):
     rng = random.Random(5)
     rows = [random_event(rng) for _ in range(120)]
