@@ -108,7 +108,7 @@ class Service:
         self.pulse = Pulse(self.metrics, count_new=shared)
         self.metrics.feed_held.set_function(lambda: self.feed.horizon.held_seconds)
         self.database.write(lambda c: sink_states.remember_sinks(c, settings.sinks))
-        self.alerts = make_alerts(settings, self.database, stored=lambda: self.relay.look_everywhere())
+        self.alerts = make_alerts(settings, self.database, stored=lambda: self.relay.look_everywhere())  # noqa: PLW0108  made below
         herald: Herald = self.alerts or NOBODY
         self.herald = herald
         self.tracer = make_tracer(os.environ, self.database)
