@@ -13,7 +13,7 @@ from app.stats.answering import ordered, view_of
 from app.stats.asking import Question, StatsQuery, TableQuery, question_of, table_question
 from app.stats.queries import MOST_READ, MOST_ROWS, Answer
 from app.stats.shapes import StatsAnswer, StatsTable
-from app.stats.uniques import EXACT, Remembered
+from app.stats.uniques import EXACT, EXACT_LONG, Remembered
 from app.views import dump
 
 RATES = (
@@ -33,8 +33,8 @@ TIMES = (
 STATS = (
     "Counts, unique recipients and messages, and rates, by hour or day and by the groups asked for. Rows without events"
     f" are left out.{TIMES}{RATES} `unique` tells different addresses and message ids; it is exact up to {EXACT} events"
-    " in the time that holds what was found, and beyond counted from a sample of recipients:"
-    " then `unique_exact` is false and `unique_sample` the share that was looked at."
+    f" of a day, and {EXACT_LONG} of a longer time that holds what was found, and beyond counted from a sample of"
+    " recipients: then `unique_exact` is false and `unique_sample` the share that was looked at."
     " Filters by `email`, `message_id`, `message_guid` or `custom_id` are answered from the stored events themselves"
     f" (`source` is `events`), up to {MOST_READ} of them; by `contact_id`, `list_id` or the time received only together"
     f" with one of these or a campaign. What would take too long, or more than {MOST_ROWS} rows, is a 422 that says so."

@@ -23,7 +23,8 @@ from app.stats.answering import RowKey, Rows, key_of
 from app.stats.asking import Question, spans_of
 from app.stats.statements import Parts, between, bucket_of, cell_conditions, grouped, of_levels, parted, total, totals
 
-EXACT = 60_000  # events in a range up to which recipients and messages are told apart one by one;
+EXACT = 60_000  # events of a day up to which recipients and messages are told apart one by one,
+EXACT_LONG = 20_000  # and of a longer range;
 SAMPLE = 8_000  # of more, so many at least
 WORTH_REMEMBERING = 5_000  # events looked at
 
@@ -67,8 +68,12 @@ def count_uniques(
     hours = _hull(connection, question, hours, rows)
     parts = _parts(connection, question, hours)
     events = sum(parts.values())
-    lowest = lowest_level(events, is_one=question.interval is None)
+    is_one = question.interval is None
+    lowest = lowest_level(events, is_long=hours[1] - hours[0] > HOURS_OF_A_DAY, is_one=is_one)
     sample: float = 1 / (1 << lowest)
+    if is_one and lowest:
+        # A guess from a few thousand is off by more than the last events or the last hundredth change.
+        loose, parts = (), {0: _roughly(events)}
     keep = remembered if events * sample >= WORTH_REMEMBERING else None
     state = (_asked(question), lowest, progress.changes, progress.key)
     keys = {bucket: (*state, bucket, _hours_of(question, bucket, hours), count) for bucket, count in parts.items()}
@@ -129,9 +134,14 @@ def _hours_of(question: Question, bucket: int, hours: tuple[int, int]) -> tuple[
     return max(hours[0], bucket * length), min(hours[1], (bucket + 1) * length)
 
 
-def lowest_level(events: int, *, is_one: bool = False) -> int:
+def _roughly(events: int) -> int:
+    """To within a hundredth."""
+    return events - events % max(events // 100, 1)
+
+
+def lowest_level(events: int, *, is_long: bool = False, is_one: bool = False) -> int:
     """0 where everything can be looked at. `is_one`: nothing is parted by time, and half the sample says as much."""
-    if events <= EXACT:
+    if events <= (EXACT_LONG if is_long else EXACT):
         return 0
     return min((events // SAMPLE).bit_length() - (0 if is_one else 1), TOP_LEVEL)
 

@@ -181,7 +181,7 @@ def test_domains_and_campaigns_come_by_volume(client, database, fold):
 
 
 def test_long_ranges_are_sampled_and_say_so_and_what_is_remembered_is_not_stale(client, database, fold, monkeypatch):
-    for name, most in {"EXACT": 3000, "SAMPLE": 500, "WORTH_REMEMBERING": 1}.items():
+    for name, most in {"EXACT": 3000, "EXACT_LONG": 3000, "SAMPLE": 500, "WORTH_REMEMBERING": 1}.items():
         monkeypatch.setattr(uniques, name, most)
     rng = random.Random(8)
     moments = [START + timedelta(seconds=rng.randrange(6 * 3600)) for _ in range(4000)]
@@ -220,3 +220,26 @@ def test_a_tail_that_is_too_long_is_told(client, database, fold, monkeypatch):
     assert (part["complete"], part["data"][0]["counts"]) == (False, {"open": 25})
     assert (whole["complete"], whole["data"][0]["counts"]) == (True, {"open": 30})
     assert part["as_of"] < whole["as_of"]
+
+
+def test_a_sampled_table_is_remembered_until_a_hundredth_more_is_counted(client, database, fold, monkeypatch):
+    for name, most in {"EXACT": 300, "EXACT_LONG": 300, "SAMPLE": 100, "WORTH_REMEMBERING": 1}.items():
+        monkeypatch.setattr(uniques, name, most)
+
+    def add(count: int) -> None:
+        insert(database, Event, [
+            event_values(email=f"{n}@example.com", message_id=None, occurred_at=START, automated=False)
+            for n in range(count)
+        ])  # fmt: skip
+        fold()
+
+    looks = []
+    look = uniques._look
+    monkeypatch.setattr(uniques, "_look", lambda *given: looks.append(1) or look(*given))
+    told = []
+    for count in (1000, 5, 20):
+        add(count)
+        (row,) = client.get("/v1/stats/domains").json()["data"]
+        told.append((sum(row["counts"].values()), len(looks)))
+
+    assert told == [(1000, 1), (1005, 1), (1025, 2)]
