@@ -138,7 +138,7 @@ class Relay:
         await asyncio.gather(*(runner.finish(seconds) for runner in self.runners.values()))
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._ringing, return_exceptions=True)
         await asyncio.gather(*(runner.close() for runner in self.runners.values()))
         try:
             await asyncio.wait_for(self._write_results(), GIVE_BACK_SECONDS)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from app import __version__
+from app.main import MAX_CONNECTOR_BODY_BYTES
 from app.metrics import Metrics
 from app.settings import load_settings, reference_rows
 
@@ -162,6 +163,17 @@ def test_proxies_know_the_body_limit_and_keep_credentials_out_of_their_logs() ->
     log_format = nginx[nginx.index("log_format") : nginx.index("upstream jethook {")]
     assert not re.search(r"http_authorization|remote_user|request_uri|\$request\b|args", log_format)
     assert "\n\t\tlog_credentials" not in caddy
+
+
+def test_behind_nginx_large_messages_pass_and_only_callbacks_are_posted_twice() -> None:
+    nginx = (DEPLOY / "nginx/jethook.conf").read_text()
+    connections, webhooks = (
+        nginx[nginx.index(f"location {path} {{") :].partition("}")[0] for path in ("/v1/connections/", "/webhooks/")
+    )
+
+    assert MAX_CONNECTOR_BODY_BYTES < 25 * 1024**2
+    assert "client_max_body_size 25m;" in connections
+    assert nginx.count("non_idempotent") == webhooks.count("non_idempotent") == 1
 
 
 PEOPLE = (
