@@ -34,11 +34,12 @@ class Figure:
 
 
 def figures(row: Mapping[str, Any]) -> list[Figure]:
-    """From a row of statistics; opens and clicks are people's."""
-    counts, rates, machines = row["counts"], row["rates"], row["automated"]
+    """From a row of statistics; opens and clicks are people's, and a deferral is no attempt that has ended."""
+    counts, rates, machines, deferred = row["counts"], row["rates"], row["automated"], row["deferred"]
     sent, bounced, blocked, spam, opens, clicks = (
         int(counts.get(name, 0)) for name in ("sent", "bounce", "blocked", "spam", "open", "click")
     )
+    bounced, blocked = bounced - deferred["bounce"], blocked - deferred["blocked"]
     tried = sent + bounced + blocked
     return [
         Figure("Delivered", rates["delivery"], sent, tried),

@@ -83,6 +83,7 @@ def view_of(key: RowKey, row: Row, question: Question) -> dict[str, Any]:
         "group": dict(zip(question.group_by, key[1:], strict=True)),
         "counts": dict(counts),
         "automated": {"open": automated["open"], "click": automated["click"]},
+        "deferred": _deferred(row),
         "unique": {"recipients": row.recipients, "messages": row.messages},
         "rates": rates(row.kinds, needed=_comparable(question)),
     }
@@ -90,6 +91,14 @@ def view_of(key: RowKey, row: Row, question: Question) -> dict[str, Any]:
 
 def _start_of(bucket: int, interval: Interval) -> Any:
     return EPOCH + (timedelta(hours=bucket) if interval == "hour" else timedelta(days=bucket))
+
+
+def _deferred(row: Row) -> dict[str, int]:
+    """How many of the counts are no end of an attempt, by the two types that can be one."""
+    found: Counter[str] = Counter()
+    for (kind, outcome, _), count in row.kinds.items():
+        found[kind] += count if outcome == Outcome.DEFERRED else 0
+    return {"bounce": found["bounce"], "blocked": found["blocked"]}
 
 
 def _by_type(row: Row) -> tuple[Counter[str], Counter[str]]:

@@ -19,6 +19,13 @@ class UniqueCounts(BaseModel):
     messages: int = Field(description="different message ids")
 
 
+class DeferredCounts(BaseModel):
+    """How many of the counts are deferrals (greylisting), after which Mailjet tries again; no rate knows them."""
+
+    bounce: int
+    blocked: int
+
+
 class Rates(BaseModel):
     """Of events in the row; null where it cannot be told."""
 
@@ -36,6 +43,7 @@ class StatsTableRow(BaseModel):
     group: dict[str, str | None] = Field(description="the grouped fields; null: events without a value")
     counts: dict[str, int] = Field(description="events by Mailjet's word, machines' included")
     automated: AutomatedCounts
+    deferred: DeferredCounts
     unique: UniqueCounts
     rates: Rates
 
@@ -67,6 +75,7 @@ class StatsAnswer(_About):
                         "group": {"webhook": "orders"},
                         "counts": {"bounce": 2, "click": 11, "open": 61, "sent": 98},
                         "automated": {"open": 12, "click": 0},
+                        "deferred": {"bounce": 0, "blocked": 0},
                         "unique": {"recipients": 97, "messages": 100},
                         "rates": {
                             "delivery": 0.98,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from app.dashboard import filters, history
 from app.dashboard.attention import Weight, notices
 from app.dashboard.chart import live_chart
+from app.dashboard.figures import figures
 from app.dashboard.forms import parse_fields, whole_times
 from app.dashboard.hexdump import hexdump
 from app.dashboard.overview import flow_of, health_of
@@ -320,3 +321,16 @@ def test_a_chart_of_a_young_service_is_not_mostly_empty():
     assert chart.points.count(",") < 300
     assert chart.totals["open"] == 2
     assert chart.sentence == "Events in the last 10 min: 1 sent, 2 open."
+
+
+def test_a_share_and_the_numbers_beside_it_agree_where_mail_was_put_off():
+    counts = {"sent": 90, "bounce": 12, "blocked": 3}
+    rates = {"delivery": 0.918367, "bounce": 0.061224, "open": 0.0, "click": 0.0, "complaint": 0.0, "unsubscribe": 0.0}
+    found = figures({
+        "counts": counts, "rates": rates, "automated": {"open": 0, "click": 0}, "deferred": {"bounce": 6, "blocked": 1},
+    })  # fmt: skip
+
+    assert [(one.name, one.count, one.of) for one in found[:3]] == [
+        ("Delivered", 90, 98), ("Bounced", 6, 98), ("Blocked", 2, 98),
+    ]  # fmt: skip
+    assert all(one.share == pytest.approx(one.count / one.of, abs=1e-6) for one in found[:3])

@@ -39,10 +39,12 @@ def rows_of(
 def _row(facts: list[Counted], group_by: tuple[str, ...], filters: Mapping[str, Any]) -> dict[str, Any]:
     counts = Counter(fact.fields["type"] for fact in facts)
     machines = Counter(fact.fields["type"] for fact in facts if fact.fields["automated"])
+    deferred = Counter(fact.fields["type"] for fact in facts if fact.fields["outcome"] == "deferred")
     unique = {name: len({fact.fields[name] for fact in facts} - {None}) for name in ("email", "message_id")}
     return {
         "counts": dict(counts),
         "automated": {"open": machines["open"], "click": machines["click"]},
+        "deferred": {"bounce": deferred["bounce"], "blocked": deferred["blocked"]},
         "unique": {"recipients": unique["email"], "messages": unique["message_id"]},
         "rates": _rates(facts, machines, group_by, filters),
     }

@@ -60,11 +60,13 @@ def full_count(
 def _row(key: tuple[Any, ...], events: list[Mapping[str, Any]], group_by: tuple[str, ...]) -> dict[str, Any]:
     counts = Counter(event["type"] for event in events)
     by_machine = Counter(event["type"] for event in events if event["automated"])
+    deferred = Counter(event["type"] for event in events if event["outcome"] == "deferred")
     return {
         "start": rfc3339(key[0]),
         "group": dict(zip(group_by, key[1:], strict=True)),
         "counts": dict(counts),
         "automated": {"open": by_machine["open"], "click": by_machine["click"]},
+        "deferred": {"bounce": deferred["bounce"], "blocked": deferred["blocked"]},
         "unique": {
             "recipients": len({event["email"] for event in events} - {None}),
             "messages": len({event["message_id"] for event in events} - {None}),
