@@ -252,7 +252,7 @@ def test_a_proxy_that_names_an_upgrade_and_asks_for_none_does_no_harm(port: int)
         connection.sendall(
             POST + b"Connection: close\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(EVENT) + EVENT
         )
-        answer = _all_of(connection)
+        answer = _all_of(connection, 20)
 
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b'"stored":1' in answer
@@ -295,9 +295,9 @@ def _is_cut_off(connection: socket.socket, more: bytes) -> bool:
     return False
 
 
-def _all_of(connection: socket.socket) -> bytes:
-    """What comes until the other side closes or is silent for a second."""
-    connection.settimeout(1)
+def _all_of(connection: socket.socket, silent_seconds: float = 1) -> bytes:
+    """What comes until the other side closes, or is silent for that long."""
+    connection.settimeout(silent_seconds)
     answer = b""
     with contextlib.suppress(TimeoutError, ConnectionError):
         while more := connection.recv(65536):
