@@ -35,7 +35,7 @@ def from_micros(micros: int) -> datetime:
 
 def rfc3339(moment: datetime) -> str:
     """`2026-05-03T10:00:00Z`, with microseconds only where there are any."""
-    text = moment.astimezone(UTC).isoformat()
+    text = (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat()
     return text.removesuffix("+00:00") + "Z"
 
 

@@ -15,7 +15,7 @@ import orjson
 
 from app.clock import from_micros, rfc3339, to_micros
 from app.errors import DeliveryNotFound
-from app.mailjet.payloads import ExactNumber, MalformedPayload, decode
+from app.mailjet.payloads import ExactNumber, MalformedPayload, decode, decode_plain
 from app.mailjet.vocabulary import ORIGIN_KEY, as_text
 from app.models import DeliveryState
 
@@ -72,14 +72,14 @@ def event_view(row: Mapping[str, Any], *, include_raw: bool) -> dict[str, Any]:
         "list_id": row["list_id"],
         "custom_id": row["custom_id"],
         "custom_campaign": row["custom_campaign"],
-        "payload": clean(as_text(payload.get("Payload"))),
+        "payload": as_text(payload.get("Payload")),
         "permanent": row["permanent"],
         "reason": row["reason"],
         "reason_group": row["reason_group"],
         "automated": None if row["automated"] is None else bool(row["automated"]),
         "automated_rule": row["automated_rule"],
         "origin": "backfill" if ORIGIN_KEY in payload else None,
-        "details": {clean(key): _clean_value(value) for key, value in payload.items() if key not in NAMED},
+        "details": {key: value for key, value in payload.items() if key not in NAMED},
     }
     if raw_text is None:
         view["redacted"] = True  # retention took the payload and what is personal
@@ -125,13 +125,21 @@ def clean(text: str | None) -> str | None:
 
 
 def _payload_of(raw: str | None) -> dict[str, Any]:
+    """The members of an event, as any JSON writer and PostgreSQL can carry them."""
     if raw is None:
         return {}
+    plain = decode_plain(raw)
+    if plain is not None:
+        return plain
     try:
         value = decode(raw)
     except MalformedPayload:
         return {}
-    return value if isinstance(value, dict) else {}
+    if not isinstance(value, dict):
+        return {}
+    tidy: dict[Any, Any] = {clean(key): _clean_value(item) for key, item in value.items()}
+    # Not of the tidy ones: there a number with too many digits for JSON's writer is wrapped.
+    return tidy | {"Payload": clean(as_text(value.get("Payload")))}
 
 
 def _clean_value(value: Any) -> Any:

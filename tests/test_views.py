@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest import mock
 
 import orjson
 import pytest
@@ -44,6 +45,20 @@ def test_clean_text_fits_everywhere_and_good_text_stays(text: str) -> None:
     assert clean(cleaned) == cleaned
     if "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text):
         assert cleaned == text
+
+
+values = st.none() | st.booleans() | st.integers() | st.integers(2**62, 2**70) | st.floats(allow_nan=False) | odd
+
+
+@given(st.dictionaries(odd | st.sampled_from(["Payload", "event"]), values | st.lists(values)), st.booleans())
+def test_a_flat_event_is_shown_alike_quickly_and_carefully(payload: dict[str, Any], ascii_only: bool) -> None:
+    row = event_values() | {"raw": json.dumps(payload, ensure_ascii=ascii_only)}
+
+    quick = dump(event_view(row, include_raw=False))
+    with mock.patch("app.views.decode_plain", return_value=None):
+        careful = dump(event_view(row, include_raw=False))
+
+    assert quick == careful
 
 
 @pytest.mark.parametrize(

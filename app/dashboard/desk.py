@@ -18,6 +18,7 @@ from app.registration.shapes import WebhookModel
 from app.replay.selection import Recipient
 from app.settings import Settings
 from app.sinks.service import Sinks
+from app.stats.memory import Memory
 from app.suppressions.keeping import Keeper
 
 
@@ -41,6 +42,7 @@ class Desk:
     on_stream_end: Callable[[str], None]
     keeper: Keeper
     digest: Callable[[str], str]
+    memory: Memory = field(default_factory=Memory)
     slots: Sequence[Slot] = field(init=False)
 
     def __post_init__(self) -> None:

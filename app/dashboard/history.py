@@ -11,8 +11,9 @@ from sqlalchemy.engine import Connection
 
 from app.clock import rfc3339, to_micros
 from app.stats import queries
-from app.stats.answering import Row, ordered, view_of
+from app.stats.answering import Row, view_of, views_of
 from app.stats.asking import Question, StatsQuery, TableQuery, question_of, table_question
+from app.stats.memory import Memory
 
 HOUR_SECONDS = 3600
 DAY_SECONDS = 24 * HOUR_SECONDS
@@ -49,12 +50,12 @@ class Asked:
         return datetime.fromtimestamp(self.starts[0], self.now.tzinfo)
 
 
-def series(connection: Connection, asked: Asked) -> tuple[list[int], list[Counter[str]]]:
+def series(connection: Connection, asked: Asked, memory: Memory) -> tuple[list[int], list[Counter[str]]]:
     """(starts of the bars, events by type in each)."""
     found: dict[int, Counter[str]] = {start: Counter() for start in asked.starts}
     question = question_of(StatsQuery(interval=interval_of(asked), group_by=["type"], **_filters(asked)))
     unit = UNIT_SECONDS[interval_of(asked)]
-    for (start, kind), row in queries.answer(connection, question).rows.items():
+    for (start, kind), row in queries.answer(connection, question, memory, uniques=False).rows.items():
         bar = found.get(start * unit // asked.step_seconds * asked.step_seconds)
         if bar is not None:
             bar[kind] += row.total
@@ -66,28 +67,34 @@ def interval_of(asked: Asked) -> Literal["hour", "day"]:
     return "day" if asked.step_seconds % DAY_SECONDS == 0 else "hour"
 
 
-def whole(connection: Connection, asked: Asked) -> dict[str, Any]:
+def whole(connection: Connection, asked: Asked, memory: Memory) -> dict[str, Any]:
     """Counts, uniques and rates of all of it, in the shape of a row of `GET /v1/stats/…`."""
     by_day = question_of(StatsQuery(**_filters(asked)))
     question = Question(by_day.filters, ())
-    rows = queries.answer(connection, question).rows
+    rows = queries.answer(connection, question, memory).rows
     key, row = next(iter(rows.items()), ((0,), Row()))
     return view_of(key, row, question)
 
 
-def table(connection: Connection, asked: Asked, group_by: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The largest groups, in the shape of a row of `GET /v1/stats/domains`."""
-    query = TableQuery(limit=TABLE_ROWS, **_filters(asked))
-    question = table_question(query, group_by)
-    return [view_of(key, row, question) for key, row in ordered(queries.answer(connection, question).rows, question)]
+def campaigns(connection: Connection, asked: Asked, memory: Memory) -> list[dict[str, Any]]:
+    """The largest ones, in the shape of a row of `GET /v1/stats/campaigns`."""
+    return _table(connection, asked, memory, ("campaign_id", "custom_campaign"))
 
 
-def reasons(connection: Connection, asked: Asked) -> list[dict[str, Any]]:
+def domains(connection: Connection, asked: Asked, memory: Memory) -> list[dict[str, Any]]:
+    return _table(connection, asked, memory, ("email_domain",))
+
+
+def _table(connection: Connection, asked: Asked, memory: Memory, group_by: tuple[str, ...]) -> list[dict[str, Any]]:
+    question = table_question(TableQuery(limit=TABLE_ROWS, **_filters(asked)), group_by)
+    return views_of(queries.answer(connection, question, memory).rows, question)
+
+
+def reasons(connection: Connection, asked: Asked, memory: Memory) -> list[dict[str, Any]]:
     """Why mail did not arrive: [{group: {reason, reason_group, type}, counts: …}], the most first."""
     of_failures = question_of(StatsQuery(type=["bounce", "blocked"], **_filters(asked)))
     question = Question(of_failures.filters, ("type", "reason_group", "reason"), top=TABLE_ROWS)
-    found = queries.answer(connection, question).rows
-    return [view_of(key, row, question) for key, row in ordered(found, question)]
+    return views_of(queries.answer(connection, question, memory).rows, question)
 
 
 def _filters(asked: Asked) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def overview_values(desk: Desk, span: str) -> dict[str, Any]:
     with desk.database.reading() as connection:
         newest = queries.list_events(connection, EventQuery(limit=NEWEST), None)
         quarantine = queries.list_quarantine(connection, QuarantineQuery(limit=1), None)
-        whole = history.whole(connection, history.Asked("day", (), now))
+        whole = history.whole(connection, history.Asked("day", (), now), desk.memory)
         chart = _chart(desk, connection, span, now)
     last_event_at = latest([*(row["received_at"] for row in newest.rows), *(w.last_event_at for w in watched)])
     return {
@@ -119,7 +119,7 @@ def _chart(desk: Desk, connection: Connection, span: str, now: datetime) -> Char
     if span in SPANS:
         return live_chart(desk.pulse, span)
     asked = history.Asked(span, (), now)
-    return make_chart(TABS[span], asked.step_seconds, *history.series(connection, asked))
+    return make_chart(TABS[span], asked.step_seconds, *history.series(connection, asked, desk.memory))
 
 
 def health_of(callback: CallbackModel, now: datetime) -> str:

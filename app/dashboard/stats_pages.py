@@ -18,14 +18,15 @@ from app.dashboard.history import SPANS, Asked
 from app.dashboard.pages import HEADERS
 from app.dashboard.sessions import Session
 from app.errors import Invalid, NotFound
+from app.stats.memory import Memory
 from app.views import clean
 
 PATH = "/dashboard/statistics"
 Rows = list[dict[str, Any]]
-Table = Callable[[Connection, Asked], Rows]
+Table = Callable[[Connection, Asked, Memory], Rows]
 TABLES: dict[str, tuple[str, Table]] = {
-    "campaigns": ("Campaigns", lambda c, asked: history.table(c, asked, ("campaign_id", "custom_campaign"))),
-    "domains": ("Recipients' domains", lambda c, asked: history.table(c, asked, ("email_domain",))),
+    "campaigns": ("Campaigns", history.campaigns),
+    "domains": ("Recipients' domains", history.domains),
     "reasons": ("Why mail failed", history.reasons),
 }
 COUNTED = ("sent", "open", "click", "bounce", "blocked", "spam", "unsub")
@@ -41,9 +42,14 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
     ) -> Response:
         asked = _asked(span, webhook)
         with desk.database.reading() as connection:
-            chart = make_chart(SPANS[asked.span][0], asked.step_seconds, *history.series(connection, asked))
-            whole = history.whole(connection, asked)
-            tables = {name: (title, *read_table(connection, asked, read)) for name, (title, read) in TABLES.items()}
+            chart = make_chart(
+                SPANS[asked.span][0], asked.step_seconds, *history.series(connection, asked, desk.memory)
+            )
+            whole = history.whole(connection, asked, desk.memory)
+            tables = {
+                name: (title, *read_table(connection, asked, desk.memory, read))
+                for name, (title, read) in TABLES.items()
+            }
         return desk.pages.answer(
             request, "statistics.html", session, chart=chart, whole=whole, figures=figures(whole), tables=tables,
             bounds=BOUNDS, spans=SPANS, asked=asked, webhooks=list(desk.settings.effective_webhooks), webhook=webhook,
@@ -55,15 +61,15 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
             raise NotFound("there is no such table")
         asked = _asked(span, webhook)
         with desk.database.reading() as connection:
-            rows = TABLES[name][1](connection, asked)
+            rows = TABLES[name][1](connection, asked, desk.memory)
         headers = HEADERS | {"content-disposition": f'attachment; filename="jethook-{name}-{asked.span}.csv"'}
         return Response(csv_of(rows), headers=headers, media_type="text/csv; charset=utf-8")
 
 
-def read_table(connection: Connection, asked: Asked, table: Table) -> tuple[Rows, str | None]:
+def read_table(connection: Connection, asked: Asked, memory: Memory, table: Table) -> tuple[Rows, str | None]:
     """(rows, why there are none): what cannot be counted in a bounded time must not take the page with it."""
     try:
-        return table(connection, asked), None
+        return table(connection, asked, memory), None
     except Invalid as error:
         return [], error.detail
 

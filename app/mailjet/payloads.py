@@ -94,6 +94,17 @@ def _quick(body: bytes) -> MailjetEvent | None:
     return MailjetEvent(event, time, value, body.decode())
 
 
+def decode_plain(raw: str) -> dict[str, Any] | None:
+    """`decode` for a flat event without odd numbers and letters, in a quarter of the time; None for everything else."""
+    if "\\u0000" in raw:
+        return None
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError:  # lone surrogates, too
+        return None
+    return value if type(value) is dict and _PLAIN.issuperset(map(type, value.values())) else None
+
+
 def decode(raw: str) -> Any:
     """The value of a stored raw text; integers exact, other numbers as ExactNumber. Raises MalformedPayload."""
     value, _ = _scan(raw, _skip(raw, 0))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from app.clock import EPOCH, rfc3339
 from app.models import Outcome
-from app.rollups.cells import ALL_FIELDS, HOURS_OF_A_DAY, Fact
+from app.rollups.cells import ALL_FIELDS, HOUR_MICROS, HOURS_OF_A_DAY, Fact
 from app.stats.asking import Interval, Question, used_filters
 
 RowKey = tuple[Any, ...]
@@ -28,6 +28,7 @@ RATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "complaint": ("spam", ("sent", "spam")),
     "unsubscribe": ("unsub", ("sent", "unsub")),
 }
+NO_RATES = dict.fromkeys(RATES)
 # Where rows or filters part what a rate compares, there is no rate.
 PARTING_GROUPS = frozenset({"type", "reason", "reason_group"})
 PARTING_FILTERS = frozenset({"outcome", "permanent", "automated"})
@@ -50,11 +51,16 @@ class Row:
 Rows = dict[RowKey, Row]
 
 
-def key_of(fact: Fact, question: Question) -> RowKey:
-    """The row an event belongs to."""
-    hour = fact.hour
-    bucket = {"hour": hour, "day": hour // HOURS_OF_A_DAY, None: 0}[question.interval]
-    return (bucket, *(fact.values[_PLACES[name]] for name in question.group_by))
+def keys_by(question: Question) -> Callable[[Fact], RowKey]:
+    """Tells the row that an event belongs to."""
+    places = tuple(_PLACES[name] for name in question.group_by)
+    length = {"hour": HOUR_MICROS, "day": HOUR_MICROS * HOURS_OF_A_DAY, None: None}[question.interval]
+
+    def key_of(fact: Fact) -> RowKey:
+        values = fact.values
+        return (0 if length is None else fact.occurred_micros // length, *(values[at] for at in places))
+
+    return key_of
 
 
 def kind_of(fact: Fact) -> tuple[str, str, bool | None]:
@@ -74,18 +80,25 @@ def _sortable(key: RowKey) -> tuple[Any, ...]:
     return (key[0], *((value is not None, value or "") for value in key[1:]))
 
 
+def views_of(rows: Rows, question: Question) -> list[dict[str, Any]]:
+    """The rows of contract shape, in their order."""
+    needed = tuple(_comparable(question))
+    return [_view_of(key, row, question, needed) for key, row in ordered(rows, question)]
+
+
 def view_of(key: RowKey, row: Row, question: Question) -> dict[str, Any]:
     """One row of contract shape."""
-    counts, automated = _by_type(row)
+    return _view_of(key, row, question, tuple(_comparable(question)))
+
+
+def _view_of(key: RowKey, row: Row, question: Question, needed: tuple[str, ...]) -> dict[str, Any]:
     start = {} if question.interval is None else {"start": rfc3339(_start_of(key[0], question.interval))}
     return {
         **start,
         "group": dict(zip(question.group_by, key[1:], strict=True)),
-        "counts": dict(counts),
-        "automated": {"open": automated["open"], "click": automated["click"]},
-        "deferred": _deferred(row),
+        **_counts_of(row),
         "unique": {"recipients": row.recipients, "messages": row.messages},
-        "rates": rates(row.kinds, needed=_comparable(question)),
+        "rates": rates(row.kinds, needed=needed) if needed else NO_RATES,
     }
 
 
@@ -93,22 +106,21 @@ def _start_of(bucket: int, interval: Interval) -> Any:
     return EPOCH + (timedelta(hours=bucket) if interval == "hour" else timedelta(days=bucket))
 
 
-def _deferred(row: Row) -> dict[str, int]:
-    """How many of the counts are no end of an attempt, by the two types that can be one."""
-    found: Counter[str] = Counter()
-    for (kind, outcome, _), count in row.kinds.items():
-        found[kind] += count if outcome == Outcome.DEFERRED else 0
-    return {"bounce": found["bounce"], "blocked": found["blocked"]}
-
-
-def _by_type(row: Row) -> tuple[Counter[str], Counter[str]]:
-    counts: Counter[str] = Counter()
-    automated: Counter[str] = Counter()
-    for (kind, _, by_machine), count in sorted(row.kinds.items(), key=lambda item: item[0][0]):
-        counts[kind] += count
-        if by_machine:
+def _counts_of(row: Row) -> dict[str, dict[str, int]]:
+    """Events by type, and of them those of machines and those that are no end of an attempt."""
+    counts: dict[str, int] = {}
+    automated, deferred = {"open": 0, "click": 0}, {"bounce": 0, "blocked": 0}
+    for (kind, outcome, by_machine), count in sorted(row.kinds.items(), key=_type_of):
+        counts[kind] = counts.get(kind, 0) + count
+        if by_machine and kind in automated:
             automated[kind] += count
-    return counts, automated
+        if outcome == Outcome.DEFERRED and kind in deferred:
+            deferred[kind] += count
+    return {"counts": counts, "automated": automated, "deferred": deferred}
+
+
+def _type_of(item: tuple[tuple[str, str, bool | None], int]) -> str:
+    return item[0][0]
 
 
 def _comparable(question: Question) -> Iterable[str]:

@@ -134,6 +134,21 @@ def spans_of(start: int, end: int, interval: Interval | None) -> tuple[Span, ...
     return tuple(span for span in spans if span.start < span.end)
 
 
+def asked_of(question: Question) -> tuple[object, ...]:
+    """What tells the question from others about the same time."""
+    filters = question.filters.model_copy(update={"after": [], "before": []}).normalised()
+    return (
+        tuple(sorted((name, tuple(values)) for name, values in filters.items())),
+        question.group_by,
+        question.interval,
+    )
+
+
+def too_much(detail: str) -> Invalid:
+    """What would take too long."""
+    return Invalid(detail, errors=[FieldError("after", detail, "too_much")])
+
+
 def _refuse_unserved(used: set[str], foreign: set[str]) -> None:
     if used & set(SELECTIVE):
         return

@@ -15,21 +15,20 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.clock import from_micros
-from app.errors import FieldError, Invalid
 from app.filters import EventFilters, event_conditions
-from app.rollups.cells import HOUR_MICROS, Fact, Unit, View
-from app.rollups.store import FACT_COLUMNS, Progress, cells, counts, events, fact_of, members, read_progress
-from app.stats.answering import Row, Rows, key_of, kind_of
-from app.stats.asking import Plan, Question, Span, plan
-from app.stats.statements import Parts, between, cell_conditions, grouped, of_levels, parted, total, within
-from app.stats.uniques import Remembered, count_uniques
+from app.rollups.cells import HOUR_MICROS, Fact, Unit
+from app.rollups.store import FACT_COLUMNS, Progress, events, fact_of, read_progress
+from app.stats.answering import Row, Rows, keys_by, kind_of
+from app.stats.asking import Plan, Question, Span, plan, too_much
+from app.stats.counting import count
+from app.stats.memory import Memory
+from app.stats.scale import scale_of
+from app.stats.statements import total
+from app.stats.uniques import count_uniques
 
 MOST_ROWS = 10_000  # of an answer
 MOST_TAIL = 5_000  # events not counted yet that an answer adds up itself
 MOST_READ = 50_000  # events read for filters that only an index serves, or at the edges of a range
-MOST_WHOLE = 100_000  # events looked at where the question's fields are in no view together
-
-KIND = (cells.c.type, cells.c.outcome, cells.c.automated)
 
 
 @dataclass(slots=True)
@@ -43,19 +42,42 @@ class Answer:
     from_events: bool = False
 
 
-def answer(connection: Connection, question: Question, remembered: Remembered | None = None) -> Answer:
-    """Raises Invalid for what cannot be answered in a bounded time."""
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What an answer starts from: how far events are counted, and the `loose` ones that no counts hold."""
+
+    progress: Progress
+    loose: list[Fact]
+    as_of: datetime | None
+
+
+def answer(connection: Connection, question: Question, memory: Memory, *, uniques: bool = True) -> Answer:
+    """All rows. Raises Invalid for what cannot be answered in a bounded time."""
     how = plan(question)
     if how.view is None:
         return _from_events(connection, question)
+    moment = look(connection, question, how)
+    rows = rows_of(connection, question, how, moment, memory)
+    if not (rows and uniques):
+        return Answer(rows, moment.as_of)
+    scale = scale_of(connection, question, how, moment.loose)
+    count_uniques(connection, question, scale, rows, moment.loose, moment.progress, memory)
+    return Answer(rows, moment.as_of, scale.sample)
+
+
+def look(connection: Connection, question: Question, how: Plan) -> Moment:
     progress = read_progress(connection)
     end, as_of = _tail_end(connection, progress.seq)
     loose = _edge_facts(connection, question, how, progress) + _tail_facts(connection, question, progress.seq, end)
-    rows = _counted(connection, question, how)
-    _add_facts(rows, loose, question)
-    _refuse_more_than(MOST_ROWS, len(rows), "rows")
-    sample = count_uniques(connection, question, how.hours, rows, loose, progress, remembered)
-    return Answer(rows, as_of, sample)
+    return Moment(progress, loose, as_of)
+
+
+def rows_of(connection: Connection, question: Question, how: Plan, moment: Moment, memory: Memory) -> Rows:
+    """The rows without uniques."""
+    rows = count(connection, question, how, memory)
+    _add_facts(rows, moment.loose, question)
+    refuse_more_than(MOST_ROWS, len(rows), "rows")
+    return rows
 
 
 # --- from the events alone -------------------------------------------------------------------------------------------
@@ -67,13 +89,14 @@ def direct_statement(question: Question) -> sa.Select[Any]:
 
 def _from_events(connection: Connection, question: Question) -> Answer:
     facts = [fact_of(row) for row in connection.execute(direct_statement(question))]
-    _refuse_more_than(MOST_READ, len(facts), "events")
+    refuse_more_than(MOST_READ, len(facts), "events")
     rows: Rows = {}
     _add_facts(rows, facts, question)
-    _refuse_more_than(MOST_ROWS, len(rows), "rows")
+    refuse_more_than(MOST_ROWS, len(rows), "rows")
     seen: dict[Any, tuple[set[str], set[str]]] = {key: (set(), set()) for key in rows}
+    key_of = keys_by(question)
     for fact in facts:
-        recipients, messages = seen[key_of(fact, question)]
+        recipients, messages = seen[key_of(fact)]
         recipients.update([fact.email] if fact.email is not None else ())
         messages.update([fact.message_id] if fact.message_id is not None else ())
     for key, (recipients, messages) in seen.items():
@@ -82,8 +105,9 @@ def _from_events(connection: Connection, question: Question) -> Answer:
 
 
 def _add_facts(rows: Rows, facts: Iterable[Fact], question: Question) -> None:
+    key_of = keys_by(question)
     for fact in facts:
-        rows.setdefault(key_of(fact, question), Row()).kinds[kind_of(fact)] += 1
+        rows.setdefault(key_of(fact), Row()).kinds[kind_of(fact)] += 1
 
 
 # --- what is not counted yet, and what no hour holds -----------------------------------------------------------------
@@ -126,65 +150,14 @@ def _edge_facts(connection: Connection, question: Question, how: Plan, progress:
     for edge in how.edges:
         hour = edge[0] // HOUR_MICROS
         if total(connection, Span(Unit.HOUR, hour, hour + 1)) > MOST_READ:
-            raise _too_much("the hour at the end of the range holds too many events: let `after` and `before` be hours")
+            raise too_much("the hour at the end of the range holds too many events: let `after` and `before` be hours")
         found += [fact_of(row) for row in connection.execute(edge_statement(question.filters, edge, progress.seq))]
     return found
-
-
-# --- from the counts -------------------------------------------------------------------------------------------------
-
-
-def counted_statement(question: Question, view: View, span: Span) -> sa.Select[Any]:
-    keys = grouped(question, counts.c.start, span.unit)
-    summed = sa.cast(sa.func.sum(counts.c.count), sa.BigInteger)
-    return (
-        sa.select(*keys, *_labelled_kind(), summed)
-        .select_from(counts.join(cells, cells.c.id == counts.c.cell))
-        .where(*within(view, span), *cell_conditions(question.filters))
-        .group_by(*parted(question, keys), *KIND)
-    )
-
-
-def whole_statement(question: Question, hours: tuple[int, int]) -> sa.Select[Any]:
-    """The same from the single events, where no view has all the fields."""
-    keys = grouped(question, members.c.hour, Unit.HOUR)
-    return (
-        sa.select(*keys, *_labelled_kind(), sa.func.count())
-        .select_from(members.join(cells, cells.c.id == members.c.cell))
-        .where(*of_levels(0), *between(hours), *cell_conditions(question.filters))
-        .group_by(*parted(question, keys), *KIND)
-    )
-
-
-def _labelled_kind() -> Parts:
-    """Under names of their own: `type` may be grouped by as well."""
-    return [part.label(f"kind_{part.name}") for part in KIND]
-
-
-def _counted(connection: Connection, question: Question, how: Plan) -> Rows:
-    assert how.view is not None
-    if how.view is View.WHOLE:
-        if sum(total(connection, span) for span in how.spans) > MOST_WHOLE:
-            raise _too_much("these fields together are counted event by event: ask for a shorter time")
-        statements = [whole_statement(question, how.hours)]
-    else:
-        statements = [counted_statement(question, how.view, span) for span in how.spans]
-    rows: Rows = {}
-    width = 1 + len(question.group_by)
-    for statement in statements:
-        for found in connection.execute(statement.limit(MOST_ROWS * 10)):
-            kind = (found[width], found[width + 1], found[width + 2])
-            rows.setdefault(tuple(found[:width]), Row()).kinds[kind] += found[-1]
-    return rows
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
-def _refuse_more_than(most: int, found: int, what: str) -> None:
+def refuse_more_than(most: int, found: int, what: str) -> None:
     if found > most:
-        raise _too_much(f"more than {most} {what}: ask for a shorter time, fewer groups or a narrower filter")
-
-
-def _too_much(detail: str) -> Invalid:
-    return Invalid(detail, errors=[FieldError("after", detail, "too_much")])
+        raise too_much(f"more than {most} {what}: ask for a shorter time, fewer groups or a narrower filter")

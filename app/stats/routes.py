@@ -3,17 +3,18 @@
 # Without `from __future__ import annotations`: FastAPI reads the annotations of these closures.
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Depends, Query, Response
 
 from app.clock import rfc3339, utc_now
 from app.db import Database
 from app.http import PROBLEM_RESPONSES, ApiKeys
-from app.stats import queries
-from app.stats.answering import ordered, view_of
 from app.stats.asking import Question, StatsQuery, TableQuery, question_of, table_question
-from app.stats.queries import MOST_READ, MOST_ROWS, Answer
+from app.stats.memory import Memory
+from app.stats.queries import MOST_READ, MOST_ROWS
+from app.stats.scale import EXACT, EXACT_LONG
 from app.stats.shapes import StatsAnswer, StatsTable
-from app.stats.uniques import EXACT, EXACT_LONG, Remembered
+from app.stats.telling import tell
 from app.views import dump
 
 RATES = (
@@ -43,12 +44,12 @@ STATS = (
 
 def build_router(database: Database, keys: ApiKeys) -> APIRouter:
     router = APIRouter(prefix="/v1/stats", responses=PROBLEM_RESPONSES)
-    remembered = Remembered()
+    memory = Memory()
     options: dict[str, Any] = {"tags": ["stats"], "dependencies": [Depends(keys.reader)]}
 
     @router.get("", summary="Count events", description=STATS, responses={200: {"model": StatsAnswer}}, **options)
     def get_stats(query: Annotated[StatsQuery, Query()]) -> Response:
-        return _answer(database, remembered, question_of(query), {"interval": query.interval})
+        return _answer(database, memory, question_of(query), {"interval": query.interval})
 
     @router.get(
         "/domains",
@@ -58,7 +59,7 @@ def build_router(database: Database, keys: ApiKeys) -> APIRouter:
         **options,
     )
     def get_domains(query: Annotated[TableQuery, Query()]) -> Response:
-        return _answer(database, remembered, table_question(query, ("email_domain",)), {})
+        return _answer(database, memory, table_question(query, ("email_domain",)), {})
 
     @router.get(
         "/campaigns",
@@ -69,25 +70,23 @@ def build_router(database: Database, keys: ApiKeys) -> APIRouter:
         **options,
     )
     def get_campaigns(query: Annotated[TableQuery, Query()]) -> Response:
-        return _answer(database, remembered, table_question(query, ("campaign_id", "custom_campaign")), {})
+        return _answer(database, memory, table_question(query, ("campaign_id", "custom_campaign")), {})
 
     return router
 
 
-def _answer(database: Database, remembered: Remembered, question: Question, asked: dict[str, Any]) -> Response:
+def _answer(database: Database, memory: Memory, question: Question, asked: dict[str, Any]) -> Response:
     now = utc_now()
     with database.reading() as connection:
-        found = queries.answer(connection, question, remembered)
-    data = [view_of(key, row, question) for key, row in ordered(found.rows, question)]
-    told = {"data": data, **asked, "group_by": list(question.group_by), **_about(found)}
-    told["as_of"] = rfc3339(found.as_of or now)
-    return Response(dump(told), media_type="application/json")
-
-
-def _about(found: Answer) -> dict[str, Any]:
-    return {
-        "source": "events" if found.from_events else "counts",
-        "complete": found.as_of is None,
-        "unique_exact": found.sample == 1,
-        "unique_sample": found.sample,
+        told = tell(connection, question, memory)
+    answer = {
+        "data": orjson.Fragment(told.data),
+        **asked,
+        "group_by": list(question.group_by),
+        "source": "events" if told.from_events else "counts",
+        "complete": told.as_of is None,
+        "as_of": rfc3339(told.as_of or now),
+        "unique_exact": told.sample == 1,
+        "unique_sample": told.sample,
     }
+    return Response(dump(answer), media_type="application/json")

@@ -11,7 +11,7 @@ from app import operator_events
 from app.filters import Condition, EventFilters
 from app.rollups.cells import ALL_FIELDS, TOP_LEVEL, Unit, View
 from app.rollups.store import cells, counts, members
-from app.stats.asking import Question, Span
+from app.stats.asking import Question, Span, used_filters
 
 Parts = list[sa.ColumnElement[Any]]
 
@@ -23,6 +23,16 @@ def cell_conditions(filters: EventFilters) -> list[Condition]:
         conditions.append(cells.c.webhook != operator_events.WEBHOOK)
     asked = {name: values for name in ALL_FIELDS if (values := getattr(filters, name, None))}
     return conditions + [cells.c[name].in_(list(dict.fromkeys(values))) for name, values in asked.items()]
+
+
+def of_cells(column: sa.ColumnElement[int], view: View, filters: EventFilters) -> list[Condition]:
+    """The same on a column that names cells of `view`. Nearly all cells fit where only tests and operator events are
+    left out: then those are named that do not."""
+    conditions = sa.and_(*cell_conditions(filters))
+    ids = sa.select(cells.c.id).where(cells.c.view == int(view))
+    if used_filters(filters) <= {"test"}:
+        return [column.not_in(ids.where(sa.not_(conditions)))]
+    return [column.in_(ids.where(conditions))]
 
 
 def bucket_of(question: Question, start: sa.ColumnElement[int], unit: Unit) -> sa.ColumnElement[int]:

@@ -22,6 +22,7 @@ from app.dispatch.sink_states import remember_sinks
 from app.errors import Invalid
 from app.main import Service, make_desk
 from app.settings import SinkSettings
+from app.stats.memory import Memory
 from tests.dashboard.conftest import press
 from tests.factories import make_attempt, make_delivery, make_event, make_quarantined
 
@@ -369,11 +370,11 @@ def test_a_bar_holds_what_happened_in_its_time(person: TestClient, service: Serv
 
 
 def test_a_table_that_costs_too_much_is_told_in_its_place(service: Service):
-    def refuses(connection: object, asked: object) -> Rows:
+    def refuses(connection: object, asked: object, memory: object) -> Rows:
         raise Invalid("more than 10000 rows")
 
     with service.database.reading() as connection:
-        assert read_table(connection, Asked("day", (), utc_now()), refuses) == ([], "more than 10000 rows")
+        assert read_table(connection, Asked("day", (), utc_now()), Memory(), refuses) == ([], "more than 10000 rows")
 
 
 def test_a_delivery_is_tried_again_or_given_up(person: TestClient, service: Service):

@@ -14,15 +14,11 @@ from app.models import Event, StatCell, StatCount, StatMember
 from app.rollups.cells import Unit, View
 from app.rollups.fold import RELATED, SLICE, fold_slice
 from app.rollups.store import KnownCells
-from app.stats.asking import Span, StatsQuery, question_of
-from app.stats.queries import (
-    counted_statement,
-    direct_statement,
-    edge_statement,
-    tail_end_statement,
-    tail_statement,
-    whole_statement,
-)
+from app.stats.asking import Plan, Span, StatsQuery, question_of
+from app.stats.counting import counted_statement, whole_statement
+from app.stats.queries import direct_statement, edge_statement, tail_end_statement, tail_statement
+from app.stats.scale import ends_statement
+from app.stats.uniques import counted_statement as counted_uniques
 from app.stats.uniques import unique_statement
 from tests.factories import insert
 from tests.stats.model import START, random_event
@@ -33,9 +29,11 @@ EDGE = (int(START.timestamp()) * 10**6 + 5, int(START.timestamp()) * 10**6 + 10*
 STATEMENTS = {
     "counts of hours": lambda q, d: counted_statement(q, View.TOTAL, Span(Unit.HOUR, *HOURS)),
     "counts of days": lambda q, d: counted_statement(q, View.DOMAIN, Span(Unit.DAY, 20_575, 20_580)),
+    "the first and last of days": lambda q, d: ends_statement(q, Plan(View.CAMPAIGN), Span(Unit.DAY, 20_575, 20_580)),
     "single events": lambda q, d: whole_statement(q, HOURS),
     "uniques": lambda q, d: unique_statement(d, q, HOURS, 0),
     "a sample": lambda q, d: unique_statement(d, q, HOURS, 4),
+    "uniques of what is counted": lambda q, d: counted_uniques(q, HOURS, 4),
     "the end of the tail": lambda q, d: tail_end_statement(2900),
     "the tail": lambda q, d: tail_statement(q.filters, 2900, 2950),
     "an edge": lambda q, d: edge_statement(q.filters, EDGE, 3000),

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from app.clock import rfc3339
 from app.models import Event, StatCount, StatMember
 from app.rollups.store import drop_before, uncount
-from app.stats import queries, uniques
+from app.stats import queries, scale, uniques
 from tests.factories import event_values, insert
 from tests.stats.model import START, full_count, random_event
 
@@ -181,8 +181,8 @@ def test_domains_and_campaigns_come_by_volume(client, database, fold):
 
 
 def test_long_ranges_are_sampled_and_say_so_and_what_is_remembered_is_not_stale(client, database, fold, monkeypatch):
-    for name, most in {"EXACT": 3000, "EXACT_LONG": 3000, "SAMPLE": 500, "WORTH_REMEMBERING": 1}.items():
-        monkeypatch.setattr(uniques, name, most)
+    for name, most in {"EXACT": 3000, "EXACT_LONG": 3000, "SAMPLE": 500}.items():
+        monkeypatch.setattr(scale, name, most)
     rng = random.Random(8)
     moments = [START + timedelta(seconds=rng.randrange(6 * 3600)) for _ in range(4000)]
     events = [
@@ -223,8 +223,8 @@ def test_a_tail_that_is_too_long_is_told(client, database, fold, monkeypatch):
 
 
 def test_a_sampled_table_is_remembered_until_a_hundredth_more_is_counted(client, database, fold, monkeypatch):
-    for name, most in {"EXACT": 300, "EXACT_LONG": 300, "SAMPLE": 100, "WORTH_REMEMBERING": 1}.items():
-        monkeypatch.setattr(uniques, name, most)
+    for name, most in {"EXACT": 300, "EXACT_LONG": 300, "SAMPLE": 100}.items():
+        monkeypatch.setattr(scale, name, most)
 
     def add(count: int) -> None:
         insert(database, Event, [

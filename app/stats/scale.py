@@ -1,0 +1,104 @@
+"""How much an answer can be about, and from how large a part of it recipients and messages are told apart.
+
+Looking at every event of a range is exact, and takes a microsecond for each. Of long ranges a sample of the recipients
+is looked at, with everything about them: the levels of `rollups.cells.member_of`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from app.rollups.cells import HOURS_OF_A_DAY, TOP_LEVEL, Fact, Unit, View
+from app.rollups.store import counts
+from app.stats.answering import keys_by
+from app.stats.asking import Plan, Question, Span, spans_of, used_filters
+from app.stats.statements import bucket_of, of_cells, total, totals, within
+
+EXACT = 60_000  # events of a day up to which recipients and messages are told apart one by one,
+EXACT_LONG = 20_000  # and of a longer range;
+SAMPLE = 8_000  # of more, so many at least
+
+Hours = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """`hours` from the first to the last in which anything was found, the counted events of each bucket in them,
+    whatever they are, and the lowest level of members to look at: 0 is all."""
+
+    hours: Hours
+    totals: dict[int, int]
+    lowest: int
+
+    @property
+    def sample(self) -> float:
+        return 1 / (1 << self.lowest)
+
+
+def scale_of(connection: Connection, question: Question, how: Plan, loose: Sequence[Fact]) -> Scale:
+    hours = _hull(connection, question, how, loose)
+    found: Counter[int] = Counter()
+    for span in spans_of(*hours, question.interval):
+        if question.interval is None:
+            found[0] += total(connection, span)
+        else:
+            found.update(dict(totals(connection, span, bucket_of(question, counts.c.start, span.unit))))
+    is_long = hours[1] - hours[0] > HOURS_OF_A_DAY
+    return Scale(hours, found, lowest_level(found.total(), is_long=is_long, is_one=question.interval is None))
+
+
+def lowest_level(events: int, *, is_long: bool = False, is_one: bool = False) -> int:
+    """0 where everything can be looked at. `is_one`: nothing is parted by time, and half the sample says as much."""
+    if events <= (EXACT_LONG if is_long else EXACT):
+        return 0
+    return min((events // SAMPLE).bit_length() - (0 if is_one else 1), TOP_LEVEL)
+
+
+def hours_of(question: Question, bucket: int, hours: Hours) -> Hours:
+    """What of the range the bucket covers."""
+    if question.interval is None:
+        return hours
+    length = _length(question)
+    return max(hours[0], bucket * length), min(hours[1], (bucket + 1) * length)
+
+
+def _length(question: Question) -> int:
+    return HOURS_OF_A_DAY if question.interval == "day" else 1
+
+
+def _hull(connection: Connection, question: Question, how: Plan, loose: Sequence[Fact]) -> Hours:
+    """The part of the range in which anything was found; of a table, in which there are any counts."""
+    buckets: set[int] = set()
+    if question.interval is None:
+        buckets.update(_ends(connection))
+    else:
+        buckets.update(key[0] for key in map(keys_by(question), loose))
+        for span in how.spans:
+            ends = connection.execute(ends_statement(question, how, span)).one()
+            buckets.update(bucket for bucket in ends if bucket is not None)
+    if not buckets:
+        return how.hours[0], how.hours[0]
+    length = _length(question)
+    return max(how.hours[0], min(buckets) * length), min(how.hours[1], (max(buckets) + 1) * length)
+
+
+def _ends(connection: Connection) -> list[int]:
+    """The first and the last hour with counts."""
+    hours = sa.select(counts.c.start).where(counts.c.view == int(View.TOTAL), counts.c.unit == int(Unit.HOUR))
+    ends = (connection.execute(hours.order_by(by).limit(1)).scalar() for by in (counts.c.start, counts.c.start.desc()))
+    return [hour for hour in ends if hour is not None]
+
+
+def ends_statement(question: Question, how: Plan, span: Span) -> sa.Select[int, int]:
+    """The first and the last bucket with counts of what is asked for, or of anything where that is told as quickly."""
+    assert how.view is not None
+    bucket = bucket_of(question, counts.c.start, span.unit)
+    ends = sa.select(sa.func.min(bucket), sa.func.max(bucket))
+    if how.view is View.WHOLE or used_filters(question.filters) <= {"test"}:
+        return ends.where(*within(View.TOTAL, span))
+    return ends.where(*within(how.view, span), *of_cells(counts.c.cell, how.view, question.filters))
