@@ -14,6 +14,7 @@ from app.rollups.cells import ALL_FIELDS, HOUR_MICROS, HOURS_OF_A_DAY, Unit, Vie
 Interval = Literal["hour", "day"]
 Group = Literal["type", "webhook", "campaign_id", "custom_campaign", "email_domain", "reason", "reason_group"]
 
+MOST_READ = 50_000  # events read for filters that only an index serves, or at the edges of a range
 _TIMES = frozenset({"after", "before"})
 
 

@@ -14,21 +14,18 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app.clock import from_micros
-from app.filters import EventFilters, event_conditions
-from app.rollups.cells import HOUR_MICROS, Fact, Unit
+from app.filters import event_conditions
+from app.rollups.cells import Fact
 from app.rollups.store import FACT_COLUMNS, Progress, events, fact_of, read_progress
 from app.stats.answering import Row, Rows, keys_by, kind_of
-from app.stats.asking import Plan, Question, Span, plan, too_much
+from app.stats.asking import MOST_READ, Plan, Question, plan, too_much
 from app.stats.counting import count
+from app.stats.loose import Loose, read_loose
 from app.stats.memory import Memory
 from app.stats.scale import scale_of
-from app.stats.statements import total
 from app.stats.uniques import count_uniques
 
 MOST_ROWS = 10_000  # of an answer
-MOST_TAIL = 5_000  # events not counted yet that an answer adds up itself
-MOST_READ = 50_000  # events read for filters that only an index serves, or at the edges of a range
 
 
 @dataclass(slots=True)
@@ -44,10 +41,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What an answer starts from: how far events are counted, and the `loose` ones that no counts hold."""
+    """What an answer starts from: how far events are counted, and those that no counts hold."""
 
     progress: Progress
-    loose: list[Fact]
+    loose: Loose
     as_of: datetime | None
 
 
@@ -67,15 +64,14 @@ def answer(connection: Connection, question: Question, memory: Memory, *, unique
 
 def look(connection: Connection, question: Question, how: Plan) -> Moment:
     progress = read_progress(connection)
-    end, as_of = _tail_end(connection, progress.seq)
-    loose = _edge_facts(connection, question, how, progress) + _tail_facts(connection, question, progress.seq, end)
+    loose, as_of = read_loose(connection, question, how, progress)
     return Moment(progress, loose, as_of)
 
 
 def rows_of(connection: Connection, question: Question, how: Plan, moment: Moment, memory: Memory) -> Rows:
     """The rows without uniques."""
     rows = count(connection, question, how, memory)
-    _add_facts(rows, moment.loose, question)
+    moment.loose.add_to(rows)
     refuse_more_than(MOST_ROWS, len(rows), "rows")
     return rows
 
@@ -108,51 +104,6 @@ def _add_facts(rows: Rows, facts: Iterable[Fact], question: Question) -> None:
     key_of = keys_by(question)
     for fact in facts:
         rows.setdefault(key_of(fact), Row()).kinds[kind_of(fact)] += 1
-
-
-# --- what is not counted yet, and what no hour holds -----------------------------------------------------------------
-
-
-def tail_end_statement(after: int) -> sa.Select[Any]:
-    return (
-        sa.select(events.c.seq, events.c.received_at)
-        .where(events.c.seq > after)
-        .order_by(events.c.seq)
-        .offset(MOST_TAIL - 1)
-        .limit(2)
-    )
-
-
-def _tail_end(connection: Connection, after: int) -> tuple[int | None, datetime | None]:
-    """(the last event to add, when it was received) where there are more than an answer can add; else (None, None)."""
-    found = connection.execute(tail_end_statement(after)).all()
-    return (found[0].seq, found[0].received_at) if len(found) == 2 else (None, None)
-
-
-def tail_statement(filters: EventFilters, after: int, upto: int | None) -> sa.Select[Any]:
-    within = [events.c.seq > after] if upto is None else [events.c.seq > after, events.c.seq <= upto]
-    return sa.select(*FACT_COLUMNS).where(*within, *event_conditions(filters, events.c, by_seq=True))
-
-
-def _tail_facts(connection: Connection, question: Question, after: int, upto: int | None) -> list[Fact]:
-    return [fact_of(row) for row in connection.execute(tail_statement(question.filters, after, upto))]
-
-
-def edge_statement(filters: EventFilters, edge: tuple[int, int], upto: int) -> sa.Select[Any]:
-    bounds = {"after": [from_micros(edge[0])], "before": [from_micros(edge[1])]}
-    conditions = event_conditions(filters.model_copy(update=bounds), events.c)
-    return sa.select(*FACT_COLUMNS).where(events.c.seq + 0 <= upto, *conditions).limit(MOST_READ + 1)
-
-
-def _edge_facts(connection: Connection, question: Question, how: Plan, progress: Progress) -> list[Fact]:
-    """Counted events in the parts of hours at the ends of the range."""
-    found: list[Fact] = []
-    for edge in how.edges:
-        hour = edge[0] // HOUR_MICROS
-        if total(connection, Span(Unit.HOUR, hour, hour + 1)) > MOST_READ:
-            raise too_much("the hour at the end of the range holds too many events: let `after` and `before` be hours")
-        found += [fact_of(row) for row in connection.execute(edge_statement(question.filters, edge, progress.seq))]
-    return found
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Query, Response
 from app.clock import rfc3339, utc_now
 from app.db import Database
 from app.http import PROBLEM_RESPONSES, ApiKeys
-from app.stats.asking import Question, StatsQuery, TableQuery, question_of, table_question
+from app.stats.asking import MOST_READ, Question, StatsQuery, TableQuery, question_of, table_question
 from app.stats.memory import Memory
-from app.stats.queries import MOST_READ, MOST_ROWS
+from app.stats.queries import MOST_ROWS
 from app.stats.scale import EXACT, EXACT_LONG
 from app.stats.shapes import StatsAnswer, StatsTable
 from app.stats.telling import tell

@@ -7,16 +7,15 @@ is looked at, with everything about them: the levels of `rollups.cells.member_of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app.rollups.cells import HOURS_OF_A_DAY, TOP_LEVEL, Fact, Unit, View
+from app.rollups.cells import HOURS_OF_A_DAY, TOP_LEVEL, Unit, View
 from app.rollups.store import counts
-from app.stats.answering import keys_by
 from app.stats.asking import Plan, Question, Span, spans_of, used_filters
+from app.stats.loose import Loose
 from app.stats.statements import bucket_of, of_cells, total, totals, within
 
 EXACT = 60_000  # events of a day up to which recipients and messages are told apart one by one,
@@ -40,7 +39,7 @@ class Scale:
         return 1 / (1 << self.lowest)
 
 
-def scale_of(connection: Connection, question: Question, how: Plan, loose: Sequence[Fact]) -> Scale:
+def scale_of(connection: Connection, question: Question, how: Plan, loose: Loose) -> Scale:
     hours = _hull(connection, question, how, loose)
     found: Counter[int] = Counter()
     for span in spans_of(*hours, question.interval):
@@ -71,13 +70,13 @@ def _length(question: Question) -> int:
     return HOURS_OF_A_DAY if question.interval == "day" else 1
 
 
-def _hull(connection: Connection, question: Question, how: Plan, loose: Sequence[Fact]) -> Hours:
+def _hull(connection: Connection, question: Question, how: Plan, loose: Loose) -> Hours:
     """The part of the range in which anything was found; of a table, in which there are any counts."""
     buckets: set[int] = set()
     if question.interval is None:
         buckets.update(_ends(connection))
     else:
-        buckets.update(key[0] for key in map(keys_by(question), loose))
+        buckets.update(loose.buckets)
         for span in how.spans:
             ends = connection.execute(ends_statement(question, how, span)).one()
             buckets.update(bucket for bucket in ends if bucket is not None)

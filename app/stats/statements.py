@@ -38,7 +38,7 @@ def of_cells(column: sa.ColumnElement[int], view: View, filters: EventFilters) -
 def bucket_of(question: Question, start: sa.ColumnElement[int], unit: Unit) -> sa.ColumnElement[int]:
     if question.interval is None:
         return sa.literal_column("0")
-    return start if question.interval == "hour" or unit is Unit.DAY else start // sa.literal_column("24")
+    return start if question.interval == "hour" or unit is Unit.DAY else start // sa.literal_column("24", sa.Integer)
 
 
 def grouped(question: Question, start: sa.ColumnElement[int], unit: Unit) -> Parts:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from app.stats.answering import Rows, keys_by, views_of
+from app.stats.answering import Rows, views_of
 from app.stats.asking import Plan, Question, asked_of, plan, spans_of
 from app.stats.memory import Memory
 from app.stats.queries import MOST_ROWS, Moment, answer, look, refuse_more_than, rows_of
@@ -57,7 +57,7 @@ def _pieces(
 ) -> dict[int, Piece]:
     """By hour or day: remembered, or made anew from the first to the last of which nothing is known."""
     keys = _keys(question, moment, scale)
-    changing = {key[0] for key in map(keys_by(question), moment.loose)}
+    changing = moment.loose.buckets
     known = {b: piece for b, key in keys.items() if b not in changing and (piece := memory.get(key)) is not None}
     missing = (keys.keys() | changing) - known.keys()
     if not missing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -10,10 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 
-from app.rollups.cells import Fact, Unit, View, digest_of, level_of
+from app.rollups.cells import Unit, View, digest_of
 from app.rollups.store import Progress, cells, members
-from app.stats.answering import RowKey, Rows, keys_by
+from app.stats.answering import RowKey, Rows
 from app.stats.asking import Question, asked_of
+from app.stats.loose import Loose
 from app.stats.memory import Memory
 from app.stats.scale import Hours, Scale
 from app.stats.statements import Parts, between, grouped, of_cells, of_levels, parted
@@ -24,16 +25,16 @@ _FOUND_BYTES = 300
 
 
 def count_uniques(
-    connection: Connection, question: Question, scale: Scale, rows: Rows, loose: Sequence[Fact], progress: Progress,
+    connection: Connection, question: Question, scale: Scale, rows: Rows, loose: Loose, progress: Progress,
     memory: Memory,
 ) -> None:  # fmt: skip
-    """Fills in `rows`, which are all of the answer's or those of the scale's hours. `loose` are events that no counts
-    hold yet."""
-    if scale.lowest and question.interval is None:
-        # A guess from a few thousand is off by more than the last events or the last hundredth change.
-        found = _look_anew_or_not(connection, question, scale, progress, memory)
+    """Fills in `rows`, which are all of the answer's or those of the scale's hours. A sample is taken of counted events
+    only: what is still `loose` changes it less than it is off by."""
+    if scale.lowest:
+        found = _sampled(connection, question, scale, progress, memory)
     else:
-        found = _look(connection, question, scale.hours, scale.lowest, loose, progress)
+        people = _digests(loose.people(connection, question), progress.key) if loose.rows else []
+        found = _look(connection, question, scale.hours, 0, people)
     for key, row in rows.items():
         recipients, messages = found.get(key, (0, 0))
         if scale.lowest:
@@ -42,31 +43,29 @@ def count_uniques(
         row.recipients, row.messages = recipients, messages
 
 
-def _look_anew_or_not(
-    connection: Connection, question: Question, scale: Scale, progress: Progress, memory: Memory
-) -> Found:
-    """What was found when there were about as many events: to within a hundredth."""
+def _sampled(connection: Connection, question: Question, scale: Scale, progress: Progress, memory: Memory) -> Found:
+    """Of a table what was found when there were about as many events, to within a hundredth: a guess from a few
+    thousand is off by more."""
+    if question.interval is not None:
+        return _look(connection, question, scale.hours, scale.lowest)
     events = scale.totals[0]
     about = events - events % max(events // 100, 1)
     key = ("uniques", *asked_of(question), scale.hours[0], scale.lowest, progress.changes, progress.key, about)
     found: Found | None = memory.get(key)
     if found is None:
-        found = _look(connection, question, scale.hours, scale.lowest, (), progress)
+        found = _look(connection, question, scale.hours, scale.lowest)
         memory.put(key, found, len(found) * _FOUND_BYTES)
     return found
 
 
 def _look(
-    connection: Connection, question: Question, hours: Hours, lowest: int, loose: Sequence[Fact],
-    progress: Progress,
-) -> Found:  # fmt: skip
-    looked_at = [fact for fact in loose if _level(fact, progress.key) >= lowest] if lowest else loose
-    if not looked_at:
-        rows = connection.execute(counted_statement(question, hours, lowest))
+    connection: Connection, question: Question, hours: Hours, lowest: int, people: Sequence[Sequence[Any]] = ()
+) -> Found:
+    if people:
+        statement = unique_statement(connection.dialect.name, question, hours)
+        rows = connection.execute(statement, {"loose": orjson.dumps(people).decode()})
     else:
-        rest = orjson.dumps(_loose_members(looked_at, question, progress.key))
-        statement = unique_statement(connection.dialect.name, question, hours, lowest)
-        rows = connection.execute(statement, {"loose": rest.decode()})
+        rows = connection.execute(counted_statement(question, hours, lowest))
     return {tuple(row[:-2]): (row[-2], row[-1]) for row in rows}
 
 
@@ -77,11 +76,11 @@ def counted_statement(question: Question, hours: Hours, lowest: int) -> sa.Selec
     return wanted.with_only_columns(*keys, *_different(members.c)).group_by(*parted(question, keys))
 
 
-def unique_statement(dialect: str, question: Question, hours: Hours, lowest: int) -> sa.Select[Any]:
-    """The same of counted events and of those in the parameter `loose`."""
+def unique_statement(dialect: str, question: Question, hours: Hours) -> sa.Select[Any]:
+    """The same of all counted events and of those in the parameter `loose`."""
     keys = grouped(question, members.c.hour, Unit.HOUR)
     named = [key.label(f"k{number}") for number, key in enumerate(keys)]
-    counted = _members(question, hours, lowest).with_only_columns(*named, members.c.recipient, members.c.message)
+    counted = _members(question, hours, 0).with_only_columns(*named, members.c.recipient, members.c.message)
     both = sa.union_all(counted, _loose_rows(dialect, len(keys))).subquery()
     alike = [both.c[f"k{number}"] for number in range(len(keys))]
     return sa.select(*alike, *_different(both.c)).group_by(*alike)
@@ -113,10 +112,5 @@ def _loose_rows(dialect: str, keys: int) -> sa.Select[Any]:
     ).select_from(each)
 
 
-def _loose_members(facts: Sequence[Fact], question: Question, key: bytes) -> list[list[Any]]:
-    key_of = keys_by(question)
-    return [[*key_of(fact), digest_of(fact.email, key), digest_of(fact.message_id, key)] for fact in facts]
-
-
-def _level(fact: Fact, key: bytes) -> int:
-    return level_of(digest_of(fact.email, key) or digest_of(fact.message_id, key))
+def _digests(people: Iterable[Sequence[Any]], key: bytes) -> list[list[Any]]:
+    return [[*found[:-2], digest_of(found[-2], key), digest_of(found[-1], key)] for found in people]

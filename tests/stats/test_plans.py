@@ -16,7 +16,14 @@ from app.rollups.fold import RELATED, SLICE, fold_slice
 from app.rollups.store import KnownCells
 from app.stats.asking import Plan, Span, StatsQuery, question_of
 from app.stats.counting import counted_statement, whole_statement
-from app.stats.queries import direct_statement, edge_statement, tail_end_statement, tail_statement
+from app.stats.loose import (
+    edge_conditions,
+    loose_statement,
+    people_statement,
+    tail_conditions,
+    tail_end_statement,
+)
+from app.stats.queries import direct_statement
 from app.stats.scale import ends_statement
 from app.stats.uniques import counted_statement as counted_uniques
 from app.stats.uniques import unique_statement
@@ -31,12 +38,13 @@ STATEMENTS = {
     "counts of days": lambda q, d: counted_statement(q, View.DOMAIN, Span(Unit.DAY, 20_575, 20_580)),
     "the first and last of days": lambda q, d: ends_statement(q, Plan(View.CAMPAIGN), Span(Unit.DAY, 20_575, 20_580)),
     "single events": lambda q, d: whole_statement(q, HOURS),
-    "uniques": lambda q, d: unique_statement(d, q, HOURS, 0),
-    "a sample": lambda q, d: unique_statement(d, q, HOURS, 4),
-    "uniques of what is counted": lambda q, d: counted_uniques(q, HOURS, 4),
+    "uniques": lambda q, d: unique_statement(d, q, HOURS),
+    "a sample": lambda q, d: counted_uniques(q, HOURS, 4),
     "the end of the tail": lambda q, d: tail_end_statement(2900),
-    "the tail": lambda q, d: tail_statement(q.filters, 2900, 2950),
-    "an edge": lambda q, d: edge_statement(q.filters, EDGE, 3000),
+    "the tail": lambda q, d: loose_statement(q, tail_conditions(q.filters, 2900, 2950)),
+    "people of the tail": lambda q, d: people_statement(q, tail_conditions(q.filters, 2900, None)),
+    "an edge": lambda q, d: loose_statement(q, edge_conditions(q.filters, EDGE, 3000)),
+    "people of an edge": lambda q, d: people_statement(q, edge_conditions(q.filters, EDGE, 3000)),
     "a slice": lambda q, d: SLICE.params(after=2000, upto=2500, most=500),
     "a message": lambda q, d: RELATED.params(message_ids=["7", "8"]),
 }

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from app.clock import rfc3339
 from app.models import Event, StatCount, StatMember
 from app.rollups.store import drop_before, uncount
-from app.stats import queries, scale, uniques
+from app.stats import loose, scale, uniques
 from tests.factories import event_values, insert
 from tests.stats.model import START, full_count, random_event
 
@@ -209,7 +209,7 @@ def test_long_ranges_are_sampled_and_say_so_and_what_is_remembered_is_not_stale(
 
 
 def test_a_tail_that_is_too_long_is_told(client, database, fold, monkeypatch):
-    monkeypatch.setattr(queries, "MOST_TAIL", 10)
+    monkeypatch.setattr(loose, "MOST_TAIL", 10)
     insert(database, Event, [event_values(occurred_at=START, automated=False) for _ in range(30)])
 
     fold(15)
