@@ -94,7 +94,7 @@ def by_index(connection: Connection) -> None:
 def fetch(connection: Connection, statement: sa.Select[Any]) -> list[Row]:
     result = connection.execute(statement)
     names = tuple(result.keys())
-    return [dict(zip(names, row, strict=True)) for row in result]
+    return [dict(zip(names, row, strict=True)) for row in result.all()]
 
 
 def _edge(connection: Connection, walk: Walk, rows: int) -> Position | None:

@@ -41,7 +41,7 @@ def fold_slice(connection: Connection, settled: int, known: KnownCells, *, most:
     progress = lock_progress(connection)
     known.pending = set()
     asked = {"after": progress.seq, "upto": settled, "most": most}
-    facts = [fact_of(row) for row in connection.execute(SLICE, asked)]
+    facts = [fact_of(row) for row in connection.execute(SLICE, asked).all()]
     end = facts[-1].seq if len(facts) == most else max(settled, progress.seq)
     judged = _judge_by_time(connection, facts)
     if judged:
@@ -73,7 +73,7 @@ def _judge_by_time(connection: Connection, facts: Sequence[Fact]) -> dict[int, F
     related = [
         fact_of(row)
         for ids in chunks(concerned, IDS_AT_ONCE)
-        for row in connection.execute(RELATED, {"message_ids": ids})
+        for row in connection.execute(RELATED, {"message_ids": ids}).all()
     ]  # fmt: skip
     hasty = {fact.seq: fact for fact in too_soon(related)}
     changed: set[int] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -11,10 +11,14 @@ from typing import Any
 from app.clock import EPOCH, rfc3339
 from app.models import Outcome
 from app.rollups.cells import ALL_FIELDS, HOUR_MICROS, HOURS_OF_A_DAY, Fact
-from app.stats.asking import Interval, Question, used_filters
+from app.stats.asking import Question, used_filters
 
 RowKey = tuple[Any, ...]
 """(bucket, value of each grouped field …); the bucket counts hours or days since 1970, 0 where rows have no time."""
+
+Kind = tuple[str, str, bool | None]
+"""(type, outcome, automated)"""
+_DEFERRED = Outcome.DEFERRED.value
 
 ATTEMPTED = ("sent", "bounce", "blocked")
 """Types a message's way to its server can end with; a deferral (greylisting) is no end."""
@@ -39,7 +43,7 @@ _PLACES = {name: ALL_FIELDS.index(name) for name in ALL_FIELDS}
 class Row:
     """What happened, by (type, outcome, automated); and how many different recipients and messages it was about."""
 
-    kinds: Counter[tuple[str, str, bool | None]] = field(default_factory=Counter)
+    kinds: Counter[Kind] = field(default_factory=Counter)
     recipients: int = 0
     messages: int = 0
 
@@ -63,7 +67,7 @@ def keys_by(question: Question) -> Callable[[Fact], RowKey]:
     return key_of
 
 
-def kind_of(fact: Fact) -> tuple[str, str, bool | None]:
+def kind_of(fact: Fact) -> Kind:
     values = fact.values
     return values[_PLACES["type"]], values[_PLACES["outcome"]], values[_PLACES["automated"]]
 
@@ -82,17 +86,17 @@ def _sortable(key: RowKey) -> tuple[Any, ...]:
 
 def views_of(rows: Rows, question: Question) -> list[dict[str, Any]]:
     """The rows of contract shape, in their order."""
-    needed = tuple(_comparable(question))
-    return [_view_of(key, row, question, needed) for key, row in ordered(rows, question)]
+    needed = frozenset(_comparable(question))
+    starts = {key[0]: _start_of(key[0], question) for key in rows}
+    return [_view_of(key, row, question, starts[key[0]], needed) for key, row in ordered(rows, question)]
 
 
 def view_of(key: RowKey, row: Row, question: Question) -> dict[str, Any]:
     """One row of contract shape."""
-    return _view_of(key, row, question, tuple(_comparable(question)))
+    return _view_of(key, row, question, _start_of(key[0], question), frozenset(_comparable(question)))
 
 
-def _view_of(key: RowKey, row: Row, question: Question, needed: tuple[str, ...]) -> dict[str, Any]:
-    start = {} if question.interval is None else {"start": rfc3339(_start_of(key[0], question.interval))}
+def _view_of(key: RowKey, row: Row, question: Question, start: dict[str, str], needed: Set[str]) -> dict[str, Any]:
     return {
         **start,
         "group": dict(zip(question.group_by, key[1:], strict=True)),
@@ -102,8 +106,11 @@ def _view_of(key: RowKey, row: Row, question: Question, needed: tuple[str, ...])
     }
 
 
-def _start_of(bucket: int, interval: Interval) -> Any:
-    return EPOCH + (timedelta(hours=bucket) if interval == "hour" else timedelta(days=bucket))
+def _start_of(bucket: int, question: Question) -> dict[str, str]:
+    if question.interval is None:
+        return {}
+    length = timedelta(hours=1) if question.interval == "hour" else timedelta(days=1)
+    return {"start": rfc3339(EPOCH + bucket * length)}
 
 
 def _counts_of(row: Row) -> dict[str, dict[str, int]]:
@@ -114,12 +121,12 @@ def _counts_of(row: Row) -> dict[str, dict[str, int]]:
         counts[kind] = counts.get(kind, 0) + count
         if by_machine and kind in automated:
             automated[kind] += count
-        if outcome == Outcome.DEFERRED and kind in deferred:
+        if outcome == _DEFERRED and kind in deferred:
             deferred[kind] += count
     return {"counts": counts, "automated": automated, "deferred": deferred}
 
 
-def _type_of(item: tuple[tuple[str, str, bool | None], int]) -> str:
+def _type_of(item: tuple[Kind, int]) -> str:
     return item[0][0]
 
 
@@ -131,22 +138,20 @@ def _comparable(question: Question) -> Iterable[str]:
     return [name for name, (_, types) in RATES.items() if not filters.type or set(types) <= set(filters.type)]
 
 
-def rates(
-    kinds: Mapping[tuple[str, str, bool | None], int], *, needed: Iterable[str] = tuple(RATES)
-) -> dict[str, float | None]:
+def rates(kinds: Mapping[Kind, int], *, needed: Set[str] = frozenset(RATES)) -> dict[str, float | None]:
     """Each rate, null where it would divide by nothing or is not `needed`.
 
     By people only: what machines opened and clicked is left out. A deferral is neither a bounce nor an attempt that
     has ended.
     """
-    ended: Counter[str] = Counter()
+    ended: dict[str, int] = {}
     for (kind, outcome, automated), count in kinds.items():
-        if outcome != Outcome.DEFERRED and not automated:
-            ended[kind] += count
-    attempts = sum(ended[kind] for kind in ATTEMPTED)
-    wanted = set(needed)
+        if not automated and outcome != _DEFERRED:
+            ended[kind] = ended.get(kind, 0) + count
+    sent = ended.get("sent", 0)
+    attempts = sum(ended.get(kind, 0) for kind in ATTEMPTED)
     return {
-        name: _ratio(ended[kind], attempts if types is ATTEMPTED else ended["sent"]) if name in wanted else None
+        name: _ratio(ended.get(kind, 0), attempts if types is ATTEMPTED else sent) if name in needed else None
         for name, (kind, types) in RATES.items()
     }
 

@@ -6,34 +6,36 @@ of the time of joining each count with its cell and grouping by their texts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.rollups.cells import ALL_FIELDS, Unit, View
-from app.rollups.store import counts, members
+from app.rollups.store import Progress, counts, members
 from app.stats.answering import Row, Rows
-from app.stats.asking import Plan, Question, Span, too_much
+from app.stats.asking import Plan, Question, Span, asked_of, too_much
 from app.stats.memory import Memory
 from app.stats.statements import between, bucket_of, of_cells, of_levels, parted, total, within
 
 MOST_CELL_ROWS = 100_000  # of one statement
 MOST_WHOLE = 100_000  # events looked at where the question's fields are in no view together
+_FOUND_BYTES = 200
 
 _KIND = tuple(ALL_FIELDS.index(name) for name in ("type", "outcome", "automated"))
 
 
-def count(connection: Connection, question: Question, how: Plan, memory: Memory) -> Rows:
+def count(connection: Connection, question: Question, how: Plan, progress: Progress, memory: Memory) -> Rows:
     """The rows of counted events, without uniques. Raises Invalid where that takes too long."""
     assert how.view is not None
     if how.view is View.WHOLE:
         if sum(total(connection, span) for span in how.spans) > MOST_WHOLE:
             raise too_much("these fields together are counted event by event: ask for a shorter time")
-        statements = [whole_statement(question, how.hours)]
+        reads = [_read(connection, whole_statement(question, how.hours))]
     else:
-        statements = [counted_statement(question, how.view, span) for span in how.spans]
-    found = [row for statement in statements for row in _read(connection, statement)]
+        reads = [_read_span(connection, question, how.view, span, progress, memory) for span in how.spans]
+    found = [row for read in reads for row in read]
     group = [ALL_FIELDS.index(name) for name in question.group_by]
     parts = {
         cell: (tuple(values[at] for at in group), tuple(values[at] for at in _KIND))
@@ -48,6 +50,24 @@ def count(connection: Connection, question: Question, how: Plan, memory: Memory)
             row = rows[key] = Row()
         row.kinds[kind] += number
     return rows
+
+
+def _read_span(
+    connection: Connection, question: Question, view: View, span: Span, progress: Progress, memory: Memory
+) -> Sequence[Any]:
+    """Of a table the days before the last one are added up once, and hold as long as the number of all their events."""
+    if question.interval is not None or span.unit is Unit.HOUR:
+        return _read(connection, counted_statement(question, view, span))
+    days = sa.select(sa.func.max(counts.c.start)).where(*within(View.TOTAL, span))
+    last = connection.execute(days).scalar() or span.start
+    past = Span(span.unit, span.start, last)
+    state = (past, progress.changes, progress.key, total(connection, past))
+    key = ("counts", *asked_of(question), view, *state)
+    found: Sequence[Any] | None = memory.get(key)
+    if found is None:
+        found = _read(connection, counted_statement(question, view, past))
+        memory.put(key, found, len(found) * _FOUND_BYTES)
+    return [*found, *_read(connection, counted_statement(question, view, Span(span.unit, last, span.end)))]
 
 
 def counted_statement(question: Question, view: View, span: Span) -> sa.Select[Any]:
@@ -71,8 +91,8 @@ def whole_statement(question: Question, hours: tuple[int, int]) -> sa.Select[Any
     )
 
 
-def _read(connection: Connection, statement: sa.Select[Any]) -> list[Any]:
-    found = list(connection.execute(statement.limit(MOST_CELL_ROWS + 1)))
+def _read(connection: Connection, statement: sa.Select[Any]) -> Sequence[Any]:
+    found = connection.execute(statement.limit(MOST_CELL_ROWS + 1)).all()
     if len(found) > MOST_CELL_ROWS:
         raise too_much(f"more than {MOST_CELL_ROWS} counts: ask for a shorter time, fewer groups or a narrower filter")
     return found

@@ -45,7 +45,7 @@ class Loose:
     def people(self, connection: Connection, question: Question) -> Iterator[sa.Row[Any]]:
         """(bucket, value of each grouped field …, email, message id) of every event."""
         for part in self.parts:
-            yield from connection.execute(people_statement(question, part))
+            yield from connection.execute(people_statement(question, part)).all()
 
 
 def read_loose(

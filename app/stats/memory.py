@@ -43,8 +43,10 @@ class Memory:
             return found[0]
 
     def put(self, key: tuple[Any, ...], part: Any, size: int) -> None:
-        """`size` in bytes, roughly."""
+        """`size` in bytes, roughly. What would push out most others is not kept."""
         size += _ENTRY_BYTES
+        if size > self.MOST_BYTES // 2:
+            return
         with self._lock:
             self._bytes += size - self._parts.pop(key, (None, 0))[1]
             self._parts[key] = part, size
@@ -58,7 +60,7 @@ class Memory:
         fresh = {
             row[0]: tuple(row[1:])
             for part in chunks(sorted(wanted - found.keys()), 512)
-            for row in connection.execute(_READ, {"ids": part})
+            for row in connection.execute(_READ, {"ids": part}).all()
         }
         if len(known) + len(fresh) <= self.MOST_CELLS:
             known.update(fresh)

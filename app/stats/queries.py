@@ -70,7 +70,7 @@ def look(connection: Connection, question: Question, how: Plan) -> Moment:
 
 def rows_of(connection: Connection, question: Question, how: Plan, moment: Moment, memory: Memory) -> Rows:
     """The rows without uniques."""
-    rows = count(connection, question, how, memory)
+    rows = count(connection, question, how, moment.progress, memory)
     moment.loose.add_to(rows)
     refuse_more_than(MOST_ROWS, len(rows), "rows")
     return rows
@@ -84,7 +84,7 @@ def direct_statement(question: Question) -> sa.Select[Any]:
 
 
 def _from_events(connection: Connection, question: Question) -> Answer:
-    facts = [fact_of(row) for row in connection.execute(direct_statement(question))]
+    facts = [fact_of(row) for row in connection.execute(direct_statement(question)).all()]
     refuse_more_than(MOST_READ, len(facts), "events")
     rows: Rows = {}
     _add_facts(rows, facts, question)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -78,8 +79,9 @@ def _hull(connection: Connection, question: Question, how: Plan, loose: Loose) -
     else:
         buckets.update(loose.buckets)
         for span in how.spans:
-            ends = connection.execute(ends_statement(question, how, span)).one()
-            buckets.update(bucket for bucket in ends if bucket is not None)
+            for descending in (False, True):
+                bucket = connection.execute(end_statement(question, how, span, descending=descending)).scalar()
+                buckets.update([] if bucket is None else [bucket])
     if not buckets:
         return how.hours[0], how.hours[0]
     length = _length(question)
@@ -93,11 +95,11 @@ def _ends(connection: Connection) -> list[int]:
     return [hour for hour in ends if hour is not None]
 
 
-def ends_statement(question: Question, how: Plan, span: Span) -> sa.Select[int, int]:
-    """The first and the last bucket with counts of what is asked for, or of anything where that is told as quickly."""
+def end_statement(question: Question, how: Plan, span: Span, *, descending: bool) -> sa.Select[Any]:
+    """The first or the last bucket with counts of what is asked for, or of anything where that is told as quickly."""
     assert how.view is not None
-    bucket = bucket_of(question, counts.c.start, span.unit)
-    ends = sa.select(sa.func.min(bucket), sa.func.max(bucket))
+    by = counts.c.start.desc() if descending else counts.c.start
+    end = sa.select(bucket_of(question, counts.c.start, span.unit)).order_by(by).limit(1)
     if how.view is View.WHOLE or used_filters(question.filters) <= {"test"}:
-        return ends.where(*within(View.TOTAL, span))
-    return ends.where(*within(how.view, span), *of_cells(counts.c.cell, how.view, question.filters))
+        return end.where(*within(View.TOTAL, span))
+    return end.where(*within(how.view, span), *of_cells(counts.c.cell, how.view, question.filters))

@@ -16,7 +16,7 @@ from app.stats.answering import RowKey, Rows
 from app.stats.asking import Question, asked_of
 from app.stats.loose import Loose
 from app.stats.memory import Memory
-from app.stats.scale import Hours, Scale
+from app.stats.scale import Hours, Scale, hours_of
 from app.stats.statements import Parts, between, grouped, of_cells, of_levels, parted
 
 Found = dict[RowKey, tuple[int, int]]
@@ -61,12 +61,28 @@ def _sampled(connection: Connection, question: Question, scale: Scale, progress:
 def _look(
     connection: Connection, question: Question, hours: Hours, lowest: int, people: Sequence[Sequence[Any]] = ()
 ) -> Found:
+    """In parts: with `people` who are not counted yet beside them, others take three times as long."""
+    beside = _hours_with(question, hours, people)
+    found: Found = {}
+    for part in ((hours[0], beside[0]), (beside[1], hours[1])):
+        if part[0] < part[1]:
+            found |= _found(connection.execute(counted_statement(question, part, lowest)))
     if people:
-        statement = unique_statement(connection.dialect.name, question, hours)
-        rows = connection.execute(statement, {"loose": orjson.dumps(people).decode()})
-    else:
-        rows = connection.execute(counted_statement(question, hours, lowest))
-    return {tuple(row[:-2]): (row[-2], row[-1]) for row in rows}
+        given = {"loose": orjson.dumps(people).decode()}
+        found |= _found(connection.execute(unique_statement(connection.dialect.name, question, beside), given))
+    return found
+
+
+def _hours_with(question: Question, hours: Hours, people: Sequence[Sequence[Any]]) -> Hours:
+    """The hours of the rows that `people` are in."""
+    if not people:
+        return hours[1], hours[1]
+    buckets = {person[0] for person in people}
+    return hours_of(question, min(buckets), hours)[0], hours_of(question, max(buckets), hours)[1]
+
+
+def _found(result: Any) -> Found:
+    return {tuple(row[:-2]): (row[-2], row[-1]) for row in result.all()}
 
 
 def counted_statement(question: Question, hours: Hours, lowest: int) -> sa.Select[Any]:

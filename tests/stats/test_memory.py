@@ -26,9 +26,10 @@ def test_what_was_asked_for_longest_ago_is_forgotten_first():
 
 def test_one_part_too_large_for_the_memory_is_not_kept():
     memory = Memory()
-    memory.put(("piece",), "large", memory.MOST_BYTES)
+    memory.put(("small",), "small", 100)
+    memory.put(("piece",), "large", memory.MOST_BYTES // 2)
 
-    assert memory.get(("piece",)) is None
+    assert (memory.get(("piece",)), memory.get(("small",))) == (None, "small")
 
 
 def test_cells_are_read_once_and_not_without_end(database):
