@@ -48,6 +48,7 @@ _DRIVER_OUTAGES = (sqlite3.OperationalError, psycopg.OperationalError, psycopg.I
 MIN_SQLITE = (3, 35, 0)  # RETURNING
 BUSY_TIMEOUT_MS = 10_000  # another process (a command, an older container) may hold the lock for a moment
 READ_THREADS = 8  # reads of our own loops and asynchronous routes
+_AFTER = "after_commit"
 WRITE_THREADS = 4  # PostgreSQL: transactions of this process under way at once
 
 
@@ -180,12 +181,16 @@ class Database:
         """`write`, for one who is on a thread of the writes."""
         try:
             with self.writer.begin() as connection:
+                connection.info.pop(_AFTER, None)  # of one that was rolled back
                 result = work(connection)
                 self._check_file()
+                calls = connection.info.pop(_AFTER, ())
         except Exception as error:
             self.write_failed = self.write_failed or is_outage(error)
             raise
         self.write_failed = False
+        for call in calls:
+            call()
         return result
 
     def _check_file(self) -> None:
@@ -201,6 +206,11 @@ class Database:
             self._file = here
         elif here != self._file:
             raise sqlite3.OperationalError("the database file was replaced")
+
+
+def after_commit(connection: Connection, call: Callable[[], None]) -> None:
+    """`call`, which must not raise, once what this transaction writes is there for others; on its thread."""
+    connection.info.setdefault(_AFTER, []).append(call)
 
 
 def is_outage(error: BaseException) -> bool:

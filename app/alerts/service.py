@@ -23,8 +23,9 @@ from sqlalchemy.engine import Connection
 
 from app import ledger, operator_events
 from app.alerts.bounds import Bounds
+from app.bell import Bell
 from app.clock import rfc3339, to_micros, utc_now
-from app.db import Database, insert_missing, insert_new, is_outage
+from app.db import Database, after_commit, insert_missing, insert_new, is_outage
 from app.dispatch import sink_states
 from app.dispatch.matching import Matcher
 from app.dispatch.service import DELIVERY_COLUMNS, NoWorker, delivery_key, fan_out
@@ -79,6 +80,8 @@ class Alerts:
         self._waiting: deque[Change] = deque()
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._bell = Bell()
 
     # --- Herald ---
 
@@ -99,6 +102,13 @@ class Alerts:
         insert_missing(connection, _deliveries, DELIVERY_COLUMNS, owed)
         told = [rows[event_id][0][:2] for event_id in new]
         ledger.record(connection, ledger.Entry.MADE, events=told, deliveries=map(delivery_key, owed))
+        if owed:
+            self._bell.ring(connection)
+            after_commit(connection, self._call_stored)
+
+    def _call_stored(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stored)
 
     def _rows_of(self, changes: Iterable[Change]) -> Iterator[tuple[tuple[Any, ...], list[tuple[Any, ...]]]]:
         for change in changes:
@@ -129,6 +139,7 @@ class Alerts:
     # --- life ---
 
     async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._run(), name="alerts")
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
@@ -177,8 +188,6 @@ class Alerts:
                     await asyncio.sleep(wait)
                     wait = min(wait * 2, MOST_WAIT_SECONDS)
                     continue
-            else:
-                self._stored()
             self._waiting.popleft()
             wait = FIRST_WAIT_SECONDS
 

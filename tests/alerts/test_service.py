@@ -204,6 +204,29 @@ def test_whoever_delivers_hears_of_what_was_stored_and_of_nothing_else(database:
     assert heard == [1]
 
 
+@on_one_database
+def test_whoever_delivers_hears_of_what_came_with_another_change_once_that_is_committed(database: Database) -> None:
+    heard: list[int] = []
+
+    async def scenario() -> None:
+        alerts = make(database, stored=lambda: heard.append(len(events(database))))
+        await alerts.start()
+
+        def undone(connection: Connection) -> None:
+            alerts.store(connection, Change(SINK_RECOVERED, NOON, sink="crm", since=NOON))
+            raise ValueError("the other change failed")
+
+        with pytest.raises(ValueError, match="failed"):
+            await database.run_write(undone)
+        await database.run_write(lambda c: alerts.store(c, OPENED))
+        await until(lambda: heard, "what was stored")
+        await database.run_write(lambda c: alerts.store(c, OPENED))  # is there already
+        await alerts.stop()
+
+    run(scenario())
+    assert heard == [1]
+
+
 def test_while_the_database_is_away_it_is_tried_again(database: Database) -> None:
     errors = iter([sqlite3.OperationalError("gone")] * 3)
 
