@@ -131,6 +131,11 @@ def delete_quarantined(connection: Connection, which: sa.ColumnElement[bool], wh
     return len(gone)
 
 
+def lines_between_the_past_and(slot: str) -> sa.Exists:
+    """Are there any that `put_together` would look at?"""
+    return sa.exists().where(_lines.c.slot > THE_PAST, _lines.c.slot < slot)
+
+
 def put_together(connection: Connection, before: str, most: int) -> int:
     """Take at most `most` lines of slots before that one, of which nothing is left, into the line of the past.
 

@@ -12,7 +12,7 @@ default partition of its table.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -101,7 +101,11 @@ def list_weeks(connection: Connection) -> list[Week]:
 
 def missing_weeks(connection: Connection, now: datetime) -> list[Week]:
     """This week and those to come that should have partitions and have none."""
-    there = set(list_weeks(connection))
+    return missing_among(list_weeks(connection), now)
+
+
+def missing_among(there: Collection[Week], now: datetime) -> list[Week]:
+    """The same of the weeks that have partitions. Pure."""
     return [week for week in weeks_between(now, now + AHEAD) if week not in there]
 
 

@@ -113,6 +113,52 @@ def test_new_keys_are_told(database: Database, count: int) -> None:
     assert insert([]) == set()
 
 
+@pytest.mark.parametrize(
+    "text", ["", "NULL", 'a"b\\c', "{1,2}", "é\u2028\U0001f600", "tab\tand\nline", "\\u0041", "%s"]
+)
+def test_text_is_stored_as_it_is(database: Database, text: str) -> None:
+    row = event_tuple(raw=text, reason=text, custom_id=text)
+    assert database.write(lambda c: insert_new(c, events, EVENT_COLUMNS, [row])) == {row[0]}
+
+    with database.reading() as connection:
+        found = connection.execute(sa.select(events)).mappings().one()
+    assert {found[name] for name in ("raw", "reason", "custom_id")} == {text}
+
+
+def test_every_kind_of_value_is_stored_as_it_is(database: Database) -> None:
+    kinds = sa.Table(
+        "kinds", sa.MetaData(), sa.Column("key", sa.Text(), primary_key=True), sa.Column("number", sa.BigInteger()),
+        sa.Column("share", sa.Float()), sa.Column("yes", sa.Boolean()), sa.Column("bytes", sa.LargeBinary()),
+        sa.Column("given", sa.Text(), server_default="by default"),
+    )  # fmt: skip
+    rows = [("a", 2**63 - 1, 0.1, True, bytes(range(256))), ("b", -(2**63), -1e300, False, b""), ("c", *[None] * 4)]
+
+    def store(connection: Connection) -> list[Any]:
+        kinds.create(connection)
+        assert insert_missing(connection, kinds, ("key", "number", "share", "yes", "bytes"), rows) == 3
+        found = connection.execute(sa.select(kinds).order_by(kinds.c.key)).all()
+        kinds.drop(connection)
+        return [tuple(row) for row in found]
+
+    assert database.write(store) == [(*row, "by default") for row in rows]
+
+
+def test_rows_go_in_in_their_order(database: Database) -> None:
+    """By which two who store the same rows never wait for each other in a circle."""
+    rows = sorted((event_tuple() for _ in range(2_100)), reverse=True)
+    assert database.write(lambda c: insert_missing(c, events, EVENT_COLUMNS, rows)) == len(rows)
+
+    with database.reading() as connection:
+        assert list(connection.execute(sa.select(events.c.id).order_by(events.c.seq)).scalars()) == [r[0] for r in rows]
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"], ids=["NUL", "half a pair"])
+def test_text_that_postgresql_cannot_hold_is_refused_and_no_outage(migrated_postgres: Database, text: str) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011  psycopg's or the encoder's
+        migrated_postgres.write(lambda c: insert_missing(c, secrets, ("name", "value"), [("n", text)]))
+    assert not is_outage(caught.value)
+
+
 # --- transactions ----------------------------------------------------------------------------------------------------
 
 

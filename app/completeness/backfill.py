@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 FINISHED, STEP_FAILED = "backfill.finished", "backfill.step_failed"
 PAGE = 20  # messages of one step: at ten a second it lasts two, less than a third of a lease
 LOOK_SECONDS = 10.0  # while another replica works on them
-REST_SECONDS = 300.0  # while there are none; `wake` tells of new ones
+REST_SECONDS = 86_400.0  # while there are none: the lookout tells of those that others left
 FAILED_SECONDS = 10.0
 PATIENCE = timedelta(hours=24)  # of failures, then it is given up
 RATE_PER_SECOND = 10.0

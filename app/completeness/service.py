@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.engine import Connection
 
-from app.clock import utc_now, wait_for_event
+from app.clock import EPOCH, utc_now, wait_for_event
 from app.completeness import queries
 from app.completeness.figures import compare, date_of, day_of, days_to_ask, settled_days
 from app.completeness.queries import Week
@@ -47,6 +47,7 @@ class CompletenessKeeper:
         self._on_ratio = on_ratio
         self._now = now
         self._every = timedelta(seconds=settings.completeness_every_seconds)
+        self._due_at: dict[str, datetime] = {}
         self._names = [name for name, c in settings.effective_connections.items() if c.has_keys] if self._every else []
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -62,9 +63,13 @@ class CompletenessKeeper:
 
     async def look_where_due(self) -> None:
         for name in self._names:
+            if self._now() < self._due_at.get(name, EPOCH):
+                continue
             known = await self._database.run_read(lambda c, name=name: queries.find_look(c, name))  # type: ignore[misc]
             if known is None or known.looked_at + self._every <= self._now():
                 await self.look(name)
+            else:  # whoever looks meanwhile makes it later, and never sooner
+                self._due_at[name] = known.looked_at + self._every
 
     async def look(self, name: str) -> None:
         """Ask and compare; what Mailjet refuses is written down."""

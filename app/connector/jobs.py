@@ -34,7 +34,7 @@ STEP_FAILED = "subscription_job.step_failed"
 
 PART = 500  # contacts of one job at Mailjet: progress is told in these
 LOOK_SECONDS = 1.0  # at Mailjet's job, and at those of a replica that leads
-REST_SECONDS = 300.0  # while there are none; `wake` tells of new ones
+REST_SECONDS = 86_400.0  # while there are none: the lookout tells of those that others left
 FAILED_SECONDS = 10.0
 PATIENCE = timedelta(hours=24)  # then a job is given up
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -98,6 +99,26 @@ def _in_use(connection: Connection, ids: Sequence[str]) -> set[str]:
 def oldest_event(connection: Connection) -> str | None:
     """Its id."""
     return connection.execute(sa.select(events.c.id).order_by(events.c.id).limit(1)).scalar_one_or_none()
+
+
+class Beside(NamedTuple):
+    """Is there anything to clear in these tables?"""
+
+    traces: bool
+    quarantine: bool
+    replays: bool
+    ledger: bool
+
+
+def aged_beside(connection: Connection, traces_before: datetime, before: datetime | None, slot: str | None) -> Beside:
+    """By one statement. `slot` is that before which lines of the ledger may be put together."""
+    asked = [sa.exists().where(traces.c.event_id < first_id(traces_before))]
+    if before is not None and slot is not None:
+        asked.append(sa.exists().where(_quarantine.c.received_at < before))
+        asked.append(sa.exists().where(_replays.c.finished_at < before))
+        asked.append(ledger.lines_between_the_past_and(slot))
+    found = [bool(answer) for answer in connection.execute(sa.select(*asked)).one()]
+    return Beside(*found, *[False] * (len(Beside._fields) - len(found)))
 
 
 def delete_quarantine(connection: Connection, before: datetime, most: int) -> int:

@@ -30,8 +30,10 @@ _AWAY = (DBAPIError, PoolTimeoutError, sqlite3.OperationalError)  # the last of 
 
 LEASE_GAINED = "lease.gained"
 LEASE_LOST = "lease.lost"
-LEASE_SECONDS = 6.0  # with a look every three seconds, a dead leader is replaced within 10
-REMEMBERED_SECONDS = 2.5  # an answer is good for other duties that ask so soon after it
+# The leader renews every four seconds and a half and has two and a half to spare; another looks when the lease can have
+# run out, and no later than that after the end: a dead leader is replaced within 8.
+LEASE_SECONDS = 7.0
+REMEMBERED_SECONDS = 3.5  # an answer is good for other duties that ask so soon after it; the lease lasts as long again
 # A lease further ahead than any honest clock explains was written while a clock was wrong: nobody should wait for it.
 MAX_SKEW_SECONDS = 3600.0
 
@@ -59,6 +61,14 @@ def try_lead(connection: Connection, name: str, owner: str, now: datetime, lease
         ),
     ).returning(_leases.c.owner)
     return connection.execute(taken).first() is not None
+
+
+def seconds_of_others(connection: Connection, name: str, owner: str, now: datetime, lease_seconds: float) -> float:
+    """For how long the lease is another's, unless it is renewed; 0: `try_lead` would take it."""
+    wanted = sa.select(_leases.c.expires_at).where(_leases.c.name == _key(name), _leases.c.owner != owner)
+    ends_at = connection.execute(wanted).scalar_one_or_none()
+    rest = 0.0 if ends_at is None else (ends_at - now).total_seconds()
+    return rest if 0 < rest <= lease_seconds + MAX_SKEW_SECONDS else 0.0
 
 
 def keep_lead(connection: Connection, name: str, owner: str, now: datetime, lease_seconds: float) -> bool:
@@ -90,6 +100,8 @@ class Leadership:
 
     `owner` must be unique among replicas and their restarts. Duties that share one ask the database once for all of
     them when an answer is remembered; `remembered_seconds` is well below the lease, or it could have run out unnoticed.
+    Then one of them had better ask every second: it costs nothing while an answer is good, and a lease that may have
+    run out is looked at in time.
     """
 
     def __init__(
@@ -117,21 +129,31 @@ class Leadership:
         async with self._asking:
             asked_at = time.monotonic()  # the lease counts from before the answer
             if asked_at >= self._anew_at:
-                self._leads = await self._ask()
+                self._leads, rest = await self._ask()
                 # A no is good from when it came: duties that wait here must not ask a silent database one by one.
-                self._anew_at = (asked_at if self._leads else time.monotonic()) + self._remembered_seconds
+                good_since = asked_at if self._leads else time.monotonic()
+                self._anew_at = good_since + min(self._remembered_seconds, rest)
             return self._leads
 
-    async def _ask(self) -> bool:
+    async def _ask(self) -> tuple[bool, float]:
+        """And for how long that cannot change, as far as is known."""
+        leads, rest = False, math.inf
         try:
-            leads = await self._database.run_write(
-                lambda c: try_lead(c, self._name, self._owner, self._now(), self._lease_seconds)
-            )
+            if not self._leads:  # a look is cheaper than a write that is refused
+                rest = await self._database.run_glance(self._look)
+            if self._leads or rest == 0:
+                leads, rest = await self._database.run_write(self._try), math.inf
         except _AWAY:
             leads = False
         if leads != self._leads:
             log.info(LEASE_GAINED if leads else LEASE_LOST, lease=self._name, owner=self._owner)
-        return leads
+        return leads, rest
+
+    def _look(self, connection: Connection) -> float:
+        return seconds_of_others(connection, self._name, self._owner, self._now(), self._lease_seconds)
+
+    def _try(self, connection: Connection) -> bool:
+        return try_lead(connection, self._name, self._owner, self._now(), self._lease_seconds)
 
     async def release(self) -> None:
         """For an orderly stop. A database that is gone is no reason to fail: the lease runs out by itself."""

@@ -45,6 +45,12 @@ Writers = Mapping[str, int]
 """Transactions that may have drawn numbers -> process ids of their sessions."""
 
 
+def last_given(connection: Connection) -> int:
+    """The last `seq` given to an event, committed or not."""
+    is_sqlite = connection.dialect.name == "sqlite"
+    return int(connection.execute(_GIVEN_ON_SQLITE if is_sqlite else _GIVEN).scalar_one())
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """What one look found. `settled` is None until the writers that the first look met have ended."""
@@ -82,11 +88,9 @@ class Horizon:
 
     def look(self, connection: Connection) -> Mark:
         with self._lock:  # over the questions too: answers must be judged in the order they were got
-            if connection.dialect.name == "sqlite":
-                given = connection.execute(_GIVEN_ON_SQLITE).scalar_one()
-                writers: Writers = {}
-            else:
-                given = connection.execute(_GIVEN).scalar_one()
+            given = last_given(connection)
+            writers: Writers = {}
+            if connection.dialect.name != "sqlite":
                 writers = {row[0]: row[1] for row in connection.execute(_WRITERS)}
             return self._judge(given, writers)
 

@@ -70,12 +70,11 @@ def record_failed_look(connection: Connection, rows: Iterable[Checked]) -> None:
     _upsert(connection, _callbacks, values, keep=("held_by", "mailjet_id"))
 
 
-def forget_unwanted(connection: Connection, name: str, wanted: Collection[SlotKey]) -> None:
-    """Drop what was found in slots that the settings no longer ask for."""
+def forget(connection: Connection, name: str, keys: Iterable[SlotKey]) -> None:
+    """Drop what was found in these slots."""
     here = _callbacks.c.connection == name
-    for key in list_checked(connection, name):
-        if key not in wanted:
-            connection.execute(sa.delete(_callbacks).where(here, *_at(_callbacks, key)))
+    for key in keys:
+        connection.execute(sa.delete(_callbacks).where(here, *_at(_callbacks, key)))
 
 
 def list_originals(connection: Connection, name: str) -> dict[SlotKey, Original]:
@@ -115,7 +114,9 @@ def _upsert(
 ) -> None:
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     keys = [column.name for column in table.primary_key]
-    for row in rows:  # fourteen at most
-        statement = insert(table).values(row)
-        changes = {name: statement.excluded[name] for name in row if name not in keys and name not in keep}
-        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changes))
+    last = {tuple(row[key] for key in keys): row for row in rows}  # fourteen at most; PostgreSQL takes none twice
+    if not last:
+        return
+    statement = insert(table).values(list(last.values()))
+    changes = {name: statement.excluded[name] for name in rows[0] if name not in keys and name not in keep}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changes))

@@ -62,6 +62,7 @@ FAILED = "registration.failed"
 SWITCHED_OFF = "registration.switched_off"
 
 POLL_SECONDS = 3.0  # how often a replica asks whether it may lead, well within a lease
+REFRESH_POLLS = 3  # of one that may not, between two reads of what the leader found
 FIRST_BACKOFF_SECONDS = 5.0
 MOST_BACKOFF_SECONDS = 300.0
 MOST_RETRY_AFTER_SECONDS = 3600.0
@@ -143,6 +144,7 @@ class Registrar:
         self._turn = asyncio.Lock()
         self._told: set[str] = set()
         self._states: dict[tuple[str, SlotKey], CallbackState] = {}
+        self._refusals = 0  # in a row, to lead
         for wanted in self._wanted:
             self._gauge(wanted.slot, CallbackState.PENDING)
 
@@ -357,8 +359,8 @@ class Registrar:
                 queries.record_checked(connection, rows)
             else:
                 queries.record_failed_look(connection, rows)
-            if whole:
-                queries.forget_unwanted(connection, report.connection, wanted)
+            if whole:  # and with it what the settings no longer ask for
+                queries.forget(connection, report.connection, before.keys() - wanted)
 
         await self._write(record)
         self._note(rows)
@@ -388,8 +390,11 @@ class Registrar:
     async def _leads(self, may_lead: MayLead) -> bool:
         try:
             if await may_lead():
+                self._refusals = 0
                 return True
-            await self.refresh_state()
+            self._refusals += 1
+            if self._refusals % REFRESH_POLLS == 1:
+                await self.refresh_state()
         except DatabaseFault:
             return False  # every part of the service tells of that one
         except Exception as error:  # noqa: BLE001  whatever it is, it must not end the loop

@@ -54,24 +54,27 @@ class SilenceKeeper:
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             try:
-                if await self._may_lead():
-                    await self.look()
-                self._show(await self._database.run_read(queries.list_expected))
+                self._show(await self.look() if await self._may_lead() else await self._known())
             except Exception as error:  # whatever it was, the next look may do better
                 log.warning(FAILED, error=type(error).__name__, exc_info=not is_outage(error))
             await wait_for_event(stop, LOOK_SECONDS)
 
-    async def look(self) -> None:
-        """Judge every webhook and type; what changed is stored, and told in the same transaction."""
+    async def look(self) -> Mapping[Key, Expected]:
+        """Judge every webhook and type; what changed is stored, and told in the same transaction. What holds then."""
         now = self._now()
         if self._learned_at is None or now - self._learned_at >= LEARN_EVERY:
             active = await self._database.run_read(lambda c: queries.active_hours(c, hour_of(now)))
             self._rhythms = {key: learn(active.get(key, ())) for key in self._keys}
             self._learned_at = now
         found = await self._database.run_read(lambda c: dict(self._found(c, now)))
-        known = await self._database.run_read(queries.list_expected)
-        if known.keys() != found.keys() or any(_differs(known[key], found[key]) for key in found):
-            await self._database.run_write(lambda c: self._record(c, found, now))
+        known = await self._known()
+        if known.keys() == found.keys() and not any(_differs(known[key], found[key]) for key in found):
+            return known
+        await self._database.run_write(lambda c: self._record(c, found, now))
+        return await self._known()
+
+    async def _known(self) -> Mapping[Key, Expected]:
+        return await self._database.run_read(queries.list_expected)
 
     def _found(self, connection: Connection, now: datetime) -> Iterator[tuple[Key, tuple[datetime | None, Expected]]]:
         """Key -> (when the last event happened, what is expected)."""

@@ -302,6 +302,30 @@ def test_the_pulse_takes_what_others_received_from_who_counts_it_and_outlives_an
     assert pulse.counts(60) == {"open": 8, "sent": 2}
 
 
+def test_at_rest_the_pulse_asks_for_three_bins_at_once_and_again_as_soon_as_something_comes_here():
+    clock, metrics = Clock(), Metrics(webhooks=["orders"], sinks=[])
+    asked = []
+
+    async def count_new() -> Counter[str]:
+        asked.append(clock.now)
+        return Counter(open=4) if len(asked) == 3 else Counter()
+
+    async def look(bins: int) -> int:
+        before = len(asked)
+        for _ in range(bins):
+            clock.now += BIN_SECONDS
+            await pulse.look()
+        return len(asked) - before
+
+    pulse = Pulse(metrics, clock, count_new)
+    assert asyncio.run(look(6)) == 2  # nothing comes
+    assert asyncio.run(look(2)) == 2  # another replica has received something
+    assert asyncio.run(look(1)) == 0
+    metrics.events_received("orders", "open", stored=5, duplicates=0, now=1.0)
+    assert asyncio.run(look(1)) == 1
+    assert pulse.counts(60) == {"open": 4}
+
+
 def test_the_pulse_forgets_what_is_older_than_an_hour():
     clock = Clock()
     pulse = Pulse(Metrics(webhooks=[], sinks=[]), clock)

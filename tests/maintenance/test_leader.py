@@ -8,7 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 from app.db import Database
-from app.maintenance.leader import MAX_SKEW_SECONDS, Leadership, keep_lead, release, try_lead
+from app.maintenance.leader import (
+    LEASE_SECONDS,
+    MAX_SKEW_SECONDS,
+    REMEMBERED_SECONDS,
+    Leadership,
+    keep_lead,
+    release,
+    try_lead,
+)
 
 NOON = datetime(2026, 5, 3, 12, 0, tzinfo=UTC)
 LEASE = 10.0
@@ -117,6 +125,43 @@ def test_leadership_renews_by_asking_and_ends_by_release(database):
     assert asyncio.run(story()) == [True, False, True, False, True]
 
 
+def test_who_may_not_lead_looks_again_when_the_lease_can_have_run_out_and_writes_nothing(database, monkeypatch):
+    """Remembering a no for longer than the lease lasts would leave nobody to lead."""
+
+    async def story() -> list[tuple[bool, int]]:
+        clock, ticks, writes = [NOON], [0.0], []
+        monkeypatch.setattr("app.maintenance.leader.time.monotonic", lambda: ticks[0])
+        a = Leadership(database, "duties", "a", now=lambda: clock[0], remembered_seconds=3.5)
+        b = Leadership(database, "duties", "b", now=lambda: clock[0], remembered_seconds=3.5)
+        assert await a.may_lead()
+        ask = database.run_write
+        monkeypatch.setattr(database, "run_write", lambda work: (writes.append(work), ask(work))[1])
+        found = []
+        for _ in range(8):  # a has died
+            ticks[0] += 1
+            clock[0] += timedelta(seconds=1)
+            found.append((await b.may_lead(), len(writes)))
+        return found
+
+    assert asyncio.run(story()) == [(False, 0)] * 6 + [(True, 1)] * 2
+
+
+def test_an_answer_is_remembered_no_longer_than_half_the_lease(database, monkeypatch):
+    async def story() -> list[int]:
+        ticks, asked = [0.0], []
+        monkeypatch.setattr("app.maintenance.leader.time.monotonic", lambda: ticks[0])
+        leadership = Leadership(database, "duties", "a", remembered_seconds=REMEMBERED_SECONDS)
+        ask = database.run_write
+        monkeypatch.setattr(database, "run_write", lambda work: (asked.append(ticks[0]), ask(work))[1])
+        for _ in range(20):
+            assert await leadership.may_lead()
+            ticks[0] += 1
+        return asked
+
+    assert asyncio.run(story()) == [0, 4, 8, 12, 16]
+    assert REMEMBERED_SECONDS <= LEASE_SECONDS / 2
+
+
 def test_without_a_database_nobody_leads_and_nothing_is_raised(sqlite_url):
     database = Database(sqlite_url)  # never migrated: it has no table of leases
 
@@ -140,6 +185,8 @@ def test_those_who_wait_for_a_silent_database_ask_it_once_and_not_one_after_the_
             self.asked += 1
             await asyncio.sleep(0.4)
             raise sqlite3.OperationalError("it did not answer")
+
+        run_glance = run_write
 
     async def story() -> list[bool]:
         leadership = Leadership(silent, "duties", "a", remembered_seconds=0.3)

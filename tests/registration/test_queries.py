@@ -46,7 +46,7 @@ def test_slots_no_longer_wanted_are_dropped(database):
     rows = [OPEN, replace(OPEN, backup=True), replace(OPEN, type="click"), shop]
     database.write(lambda c: queries.record_checked(c, rows))
 
-    database.write(lambda c: queries.forget_unwanted(c, "default", {SlotKey("open", False)}))
+    database.write(lambda c: queries.forget(c, "default", [SlotKey("open", True), SlotKey("click", False)]))
 
     assert checked(database) == [OPEN]
     assert checked(database, "shop") == [shop]
