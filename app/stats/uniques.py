@@ -17,7 +17,7 @@ from app.stats.asking import Question, asked_of
 from app.stats.loose import Loose
 from app.stats.memory import Memory
 from app.stats.scale import Hours, Scale, hours_of
-from app.stats.statements import Parts, between, grouped, of_cells, of_levels, parted
+from app.stats.statements import Parts, between, cell_conditions, grouped, of_cells, of_levels, parted
 
 Found = dict[RowKey, tuple[int, int]]
 """Row -> (recipients, messages)."""
@@ -103,9 +103,11 @@ def unique_statement(dialect: str, question: Question, hours: Hours) -> sa.Selec
 
 
 def _members(question: Question, hours: Hours, lowest: int) -> sa.Select[Any]:
-    source = members.join(cells, cells.c.id == members.c.cell) if question.group_by else members
-    fitting = of_cells(members.c.cell, View.WHOLE, question.filters)
-    return sa.select(members.c.seq).select_from(source).where(*of_levels(lowest), *between(hours), *fitting)
+    wanted = sa.select(members.c.seq).where(*of_levels(lowest), *between(hours))
+    if not question.group_by:
+        return wanted.where(*of_cells(members.c.cell, View.WHOLE, question.filters))
+    joined = wanted.select_from(members.join(cells, cells.c.id == members.c.cell))
+    return joined.where(*cell_conditions(question.filters))
 
 
 def _different(columns: sa.ColumnCollection[str, Any]) -> Parts:
