@@ -79,9 +79,8 @@ def _hull(connection: Connection, question: Question, how: Plan, loose: Loose) -
     else:
         buckets.update(loose.buckets)
         for span in how.spans:
-            for descending in (False, True):
-                bucket = connection.execute(end_statement(question, how, span, descending=descending)).scalar()
-                buckets.update([] if bucket is None else [bucket])
+            ends = connection.execute(ends_statement(question, how, span)).one()
+            buckets.update(bucket for bucket in ends if bucket is not None)
     if not buckets:
         return how.hours[0], how.hours[0]
     length = _length(question)
@@ -90,16 +89,17 @@ def _hull(connection: Connection, question: Question, how: Plan, loose: Loose) -
 
 def _ends(connection: Connection) -> list[int]:
     """The first and the last hour with counts."""
-    hours = sa.select(counts.c.start).where(counts.c.view == int(View.TOTAL), counts.c.unit == int(Unit.HOUR))
-    ends = (connection.execute(hours.order_by(by).limit(1)).scalar() for by in (counts.c.start, counts.c.start.desc()))
-    return [hour for hour in ends if hour is not None]
+    hour = sa.select(counts.c.start).where(counts.c.view == int(View.TOTAL), counts.c.unit == int(Unit.HOUR)).limit(1)
+    ends = sa.select(*(hour.order_by(by).scalar_subquery() for by in (counts.c.start, counts.c.start.desc())))
+    return [hour for hour in connection.execute(ends).one() if hour is not None]
 
 
-def end_statement(question: Question, how: Plan, span: Span, *, descending: bool) -> sa.Select[Any]:
-    """The first or the last bucket with counts of what is asked for, or of anything where that is told as quickly."""
+def ends_statement(question: Question, how: Plan, span: Span) -> sa.Select[Any]:
+    """The first and the last bucket with counts of what is asked for, or of anything where that is told as quickly."""
     assert how.view is not None
-    by = counts.c.start.desc() if descending else counts.c.start
-    end = sa.select(bucket_of(question, counts.c.start, span.unit)).order_by(by).limit(1)
+    end = sa.select(bucket_of(question, counts.c.start, span.unit)).limit(1)
     if how.view is View.WHOLE or used_filters(question.filters) <= {"test"}:
-        return end.where(*within(View.TOTAL, span))
-    return end.where(*within(how.view, span), *of_cells(counts.c.cell, how.view, question.filters))
+        end = end.where(*within(View.TOTAL, span))
+    else:
+        end = end.where(*within(how.view, span), *of_cells(counts.c.cell, how.view, question.filters))
+    return sa.select(*(end.order_by(by).scalar_subquery() for by in (counts.c.start, counts.c.start.desc())))

@@ -24,7 +24,7 @@ from app.stats.loose import (
     tail_end_statement,
 )
 from app.stats.queries import direct_statement
-from app.stats.scale import end_statement
+from app.stats.scale import ends_statement
 from app.stats.uniques import counted_statement as counted_uniques
 from app.stats.uniques import unique_statement
 from tests.factories import insert
@@ -36,7 +36,7 @@ EDGE = (int(START.timestamp()) * 10**6 + 5, int(START.timestamp()) * 10**6 + 10*
 STATEMENTS = {
     "counts of hours": lambda q, d: counted_statement(q, View.TOTAL, Span(Unit.HOUR, *HOURS)),
     "counts of days": lambda q, d: counted_statement(q, View.DOMAIN, Span(Unit.DAY, 20_575, 20_580)),
-    "the last day": lambda q, d: end_statement(q, Plan(View.CAMPAIGN), Span(Unit.DAY, 20_575, 20_580), descending=True),
+    "the first and last of days": lambda q, d: ends_statement(q, Plan(View.CAMPAIGN), Span(Unit.DAY, 20_575, 20_580)),
     "single events": lambda q, d: whole_statement(q, HOURS),
     "uniques": lambda q, d: unique_statement(d, q, HOURS),
     "a sample": lambda q, d: counted_uniques(q, HOURS, 4),
