@@ -208,6 +208,30 @@ def test_long_ranges_are_sampled_and_say_so_and_what_is_remembered_is_not_stale(
     assert after["unique"]["messages"] == len([event for event in early if event["id"] not in gone])
 
 
+def test_a_sample_holds_what_is_not_counted_yet(client, database, fold, monkeypatch):
+    for name, most in {"EXACT": 500, "EXACT_LONG": 500, "SAMPLE": 250}.items():
+        monkeypatch.setattr(scale, name, most)
+
+    def people(first: int, count: int) -> None:
+        insert(database, Event, [
+            event_values(email=f"{n}@example.com", message_id=str(n), occurred_at=START, automated=False)
+            for n in range(first, first + count)
+        ])  # fmt: skip
+
+    def told() -> list[int]:
+        (day,) = ask(client)["data"]
+        (table,) = client.get("/v1/stats/domains").json()["data"]
+        return [row["unique"]["recipients"] for row in (day, table)]
+
+    people(0, 600)
+    fold()
+    before = told()
+    people(600, 1200)
+
+    assert all(400 < number < 800 for number in before)
+    assert all(1300 < number < 2300 for number in told())
+
+
 def test_a_tail_that_is_too_long_is_told(client, database, fold, monkeypatch):
     monkeypatch.setattr(loose, "MOST_TAIL", 10)
     insert(database, Event, [event_values(occurred_at=START, automated=False) for _ in range(30)])
