@@ -38,10 +38,6 @@ class Loose:
     def buckets(self) -> set[int]:
         return {key[0] for key in self.rows}
 
-    @property
-    def total(self) -> int:
-        return sum(row.total for row in self.rows.values())
-
     def add_to(self, rows: Rows) -> None:
         for key, row in self.rows.items():
             rows.setdefault(key, Row()).kinds.update(row.kinds)

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 
-from app.rollups.cells import Unit, View, digest_of, level_of
+from app.rollups.cells import Unit, View, digest_of
 from app.rollups.store import Progress, cells, members
-from app.stats.answering import RowKey, Rows
+from app.stats.answering import Row, RowKey, Rows
 from app.stats.asking import Question, asked_of
 from app.stats.loose import Loose
 from app.stats.memory import Memory
@@ -30,26 +30,34 @@ def count_uniques(
 ) -> None:  # fmt: skip
     """Fills in `rows`, which are all of the answer's or those of the scale's hours. `loose` are events that no counts
     hold yet."""
-    events = scale.totals.get(0, 0)
-    if scale.lowest and question.interval is None and loose.total <= events // 100:
-        # A guess from a few thousand is off by more than the last hundredth changes.
-        found = _about(connection, question, scale, progress, memory, events - events % max(events // 100, 1))
+    if scale.lowest:
+        found = _sampled(connection, question, scale, progress, memory)
+        for key, row in rows.items():
+            row.recipients, row.messages = (
+                _guess(n << scale.lowest, row, loose.rows.get(key)) for n in found.get(key, (0, 0))
+            )
     else:
-        people = _digests(loose.people(connection, question), progress.key, scale.lowest) if loose.rows else []
-        found = _look(connection, question, scale.hours, scale.lowest, people)
-    for key, row in rows.items():
-        recipients, messages = found.get(key, (0, 0))
-        if scale.lowest:
-            # A guess says no more than the counts do, and that there is somebody.
-            recipients, messages = (max(1, min(number << scale.lowest, row.total)) for number in (recipients, messages))
-        row.recipients, row.messages = recipients, messages
+        people = _digests(loose.people(connection, question), progress.key) if loose.rows else []
+        found = _look(connection, question, scale.hours, 0, people)
+        for key, row in rows.items():
+            row.recipients, row.messages = found.get(key, (0, 0))
 
 
-def _about(
-    connection: Connection, question: Question, scale: Scale, progress: Progress, memory: Memory, events: int
-) -> Found:
-    """What was found when there were about so many events."""
-    key = ("uniques", *asked_of(question), scale.hours[0], scale.lowest, progress.changes, progress.key, events)
+def _guess(counted: int, row: Row, loose: Row | None) -> int:
+    """From `counted`, what the sample says of the counted events, in proportion for all of the row. It says no more than
+    there are events, and that there is somebody."""
+    rest = row.total - (0 if loose is None else loose.total)
+    return max(1, min(counted * row.total // rest if rest else row.total, row.total))
+
+
+def _sampled(connection: Connection, question: Question, scale: Scale, progress: Progress, memory: Memory) -> Found:
+    """Of a table what was found when there were about as many events, to within a hundredth: a guess from a few
+    thousand is off by more."""
+    if question.interval is not None:
+        return _look(connection, question, scale.hours, scale.lowest)
+    events = scale.totals[0]
+    about = events - events % max(events // 100, 1)
+    key = ("uniques", *asked_of(question), scale.hours[0], scale.lowest, progress.changes, progress.key, about)
     found: Found | None = memory.get(key)
     if found is None:
         found = _look(connection, question, scale.hours, scale.lowest)
@@ -68,7 +76,7 @@ def _look(
             found |= _found(connection.execute(counted_statement(question, part, lowest)))
     if people:
         given = {"loose": orjson.dumps(people).decode()}
-        found |= _found(connection.execute(unique_statement(connection.dialect.name, question, beside, lowest), given))
+        found |= _found(connection.execute(unique_statement(connection.dialect.name, question, beside), given))
     return found
 
 
@@ -91,11 +99,11 @@ def counted_statement(question: Question, hours: Hours, lowest: int) -> sa.Selec
     return wanted.with_only_columns(*keys, *_different(members.c)).group_by(*parted(question, keys))
 
 
-def unique_statement(dialect: str, question: Question, hours: Hours, lowest: int) -> sa.Select[Any]:
-    """The same of counted events and of those in the parameter `loose`."""
+def unique_statement(dialect: str, question: Question, hours: Hours) -> sa.Select[Any]:
+    """The same of all counted events and of those in the parameter `loose`."""
     keys = grouped(question, members.c.hour, Unit.HOUR)
     named = [key.label(f"k{number}") for number, key in enumerate(keys)]
-    counted = _members(question, hours, lowest).with_only_columns(*named, members.c.recipient, members.c.message)
+    counted = _members(question, hours, 0).with_only_columns(*named, members.c.recipient, members.c.message)
     both = sa.union_all(counted, _loose_rows(dialect, len(keys))).subquery()
     alike = [both.c[f"k{number}"] for number in range(len(keys))]
     return sa.select(*alike, *_different(both.c)).group_by(*alike)
@@ -129,7 +137,5 @@ def _loose_rows(dialect: str, keys: int) -> sa.Select[Any]:
     ).select_from(each)
 
 
-def _digests(people: Iterable[Sequence[Any]], key: bytes, lowest: int) -> list[list[Any]]:
-    """Those of the sample, in the form of members."""
-    digested = ([*found[:-2], digest_of(found[-2], key), digest_of(found[-1], key)] for found in people)
-    return [person for person in digested if not lowest or level_of(person[-2] or person[-1]) >= lowest]
+def _digests(people: Iterable[Sequence[Any]], key: bytes) -> list[list[Any]]:
+    return [[*found[:-2], digest_of(found[-2], key), digest_of(found[-1], key)] for found in people]

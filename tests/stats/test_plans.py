@@ -38,7 +38,7 @@ STATEMENTS = {
     "counts of days": lambda q, d: counted_statement(q, View.DOMAIN, Span(Unit.DAY, 20_575, 20_580)),
     "the first and last of days": lambda q, d: ends_statement(q, Plan(View.CAMPAIGN), Span(Unit.DAY, 20_575, 20_580)),
     "single events": lambda q, d: whole_statement(q, HOURS),
-    "uniques": lambda q, d: unique_statement(d, q, HOURS, 0),
+    "uniques": lambda q, d: unique_statement(d, q, HOURS),
     "a sample": lambda q, d: counted_uniques(q, HOURS, 4),
     "the end of the tail": lambda q, d: tail_end_statement(2900),
     "the tail": lambda q, d: loose_statement(q, tail_conditions(q.filters, 2900, 2950)),
