@@ -204,7 +204,10 @@ def test_a_fresh_event_is_handed_over_in_memory_and_delivered_once(database: Dat
     assert (attempt["number"], attempt["outcome"], attempt["status"]) == (1, "success", 200)
 
 
-def test_what_a_dead_process_left_is_delivered_when_its_lease_runs_out(database: Database, crm: SampleSink) -> None:
+def test_what_a_dead_process_left_is_delivered_when_its_lease_runs_out(
+    database: Database, crm: SampleSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "HEARD_POLL_SECONDS", 0.5)
     store_many(database, 3)
     store_many(database, 2, lease_token="dead", next_attempt_at=utc_now() + timedelta(seconds=0.3))
     store_many(database, 1, priority=Priority.RETRY, attempt_count=2, schedule_step=2)
@@ -934,8 +937,12 @@ def test_two_replicas_share_a_backlog_and_deliver_nothing_twice(database: Databa
     assert set(crm.counts.values()) == {1}
 
 
-def test_the_lease_of_a_long_request_is_renewed(sqlite_url: str, crm: SampleSink) -> None:
+def test_the_lease_of_a_long_request_is_renewed(
+    sqlite_url: str, crm: SampleSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So that no other replica finds it due; the statement itself is tested on both databases."""
+    monkeypatch.setattr(worker, "LEASE_SECONDS", worker.LEASE_SECONDS / 4)
+    monkeypatch.setattr(worker, "RENEW_SECONDS", worker.RENEW_SECONDS / 4)
     crm.answer_always(Answer.hanging())
     database = Database(sqlite_url)
     migrate(database)

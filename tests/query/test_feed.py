@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +19,6 @@ from app.clock import LATEST_MICROS
 from app.db import Database
 from app.errors import BadCursor, Unavailable
 from app.filters import EventFilters, FeedQuery, StreamQuery
-from app.http import ApiKeys, install_problem_handlers
 from app.models import Event
 from app.query import feed as feed_module
 from app.query.feed import (
@@ -36,20 +35,23 @@ from app.query.feed import (
 from app.query.feed_routes import build_router
 from app.query.horizon import Horizon
 from tests.factories import NOON, event_values, insert, make_event, take_statistics
+from tests.rest import KEYS, app_of, asking_of
 
 Follow = Callable[..., list[dict[str, Any]]]
 
 
+def routers(feed: Any) -> tuple[APIRouter, ...]:
+    return (build_router(feed, KEYS),)
+
+
 def build_app(feed: Feed) -> FastAPI:
-    app = FastAPI()
-    app.include_router(build_router(feed, ApiKeys(["full"], ["read"])))
-    install_problem_handlers(app)
-    return app
+    return app_of(*routers(feed))
 
 
 @pytest.fixture
 def client(database: Database) -> Iterator[TestClient]:
-    with TestClient(build_app(Feed(database)), headers={"authorization": "Bearer read"}) as opened:
+    with asking_of(routers, Feed(database)) as opened:
+        opened.headers["authorization"] = "Bearer read"
         yield opened
 
 
