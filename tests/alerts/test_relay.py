@@ -168,8 +168,11 @@ def test_what_becomes_of_an_operator_event_is_no_news(database: Database, farm: 
 
 
 @on_one_database
-def test_two_alert_sinks_that_fail_at_each_other_do_not_loop(database: Database, farm: SinkFarm) -> None:
+def test_two_alert_sinks_that_fail_at_each_other_do_not_loop(
+    database: Database, farm: SinkFarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The worst case: each opens at every failure and closes at every success, and answers by turns."""
+    monkeypatch.setattr(worker, "HEARD_POLL_SECONDS", 0.3)
     for name in ("crm", "erp"):
         count = iter(range(10**6))
         farm[name].answer_with(lambda _, count=count: (503, 200)[next(count) % 2])
@@ -182,7 +185,7 @@ def test_two_alert_sinks_that_fail_at_each_other_do_not_loop(database: Database,
             seen = len(told(database))
             asked = farm["crm"].total + farm["erp"].total
             # Longer than the worker's poll, the cool-down and the retries together.
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(1)
             assert (len(told(database)), farm["crm"].total + farm["erp"].total) == (seen, asked)
             assert pending(database) == 0
 

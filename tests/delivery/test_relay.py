@@ -653,8 +653,9 @@ def test_a_look_from_before_a_pause_does_not_undo_it(database: Database, crm: Sa
     "answer", [Answer(410), Answer(503, headers={"webhook-delivery": "disable"})], ids=["410", "disable"]
 )
 def test_a_sink_that_wants_no_more_is_paused_and_its_deliveries_wait(
-    answer: Answer, database: Database, crm: SampleSink
+    answer: Answer, database: Database, crm: SampleSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(worker, "HEARD_POLL_SECONDS", 0.2)
     crm.answer_always(answer)
 
     async def scenario() -> None:
@@ -667,7 +668,8 @@ def test_a_sink_that_wants_no_more_is_paused_and_its_deliveries_wait(
                 assert sink_states.paused_sinks(connection).keys() == {"crm"}
             assert states(database) == {"pending": 20}
             assert max(r["schedule_step"] for r in rows(database).values()) == 0
-            await asyncio.sleep(1.2)  # the next look at the table must not resume it
+            looks = here.remote.told
+            await until(lambda: here.remote.told > looks + 1, "the next looks at the table")  # must not resume it
             assert crm.total == 1
 
             crm.answer_always(200)
