@@ -261,18 +261,30 @@ def test_what_does_not_fit_into_memory_goes_through_the_table(database: Database
     assert set(crm.counts.values()) == {1}
 
 
-@on_one_database
-def test_of_a_sink_that_answers_nothing_little_is_held_and_all_is_sent_once_it_does(
-    database: Database, crm: SampleSink, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _stalled_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.delivery.runner.STALLED_SECONDS", 0.05)
+
+
+@asynccontextmanager
+async def stalled_station(database: Database, crm: SampleSink, events: int, concurrency: int) -> AsyncIterator[Station]:
+    """One that has posted so many events and got no answer for a while."""
+    async with station(database, crm=sink(url(crm), concurrency=concurrency, **QUICK)) as here:
+        await here.post(*(raw_event(n) for n in range(events)))
+        await until(here.relay.runners["crm"]._is_stalled, "no answer for a while")
+        yield here
+
+
+@on_one_database
+@pytest.mark.usefixtures("_stalled_soon")
+def test_of_a_sink_that_answers_nothing_little_is_held_and_all_is_sent_once_it_does(
+    database: Database, crm: SampleSink
+) -> None:
     crm.answer_always(Answer.delayed(3))
 
     async def scenario() -> None:
-        async with station(database, crm=sink(url(crm), concurrency=4, **QUICK)) as here:
+        async with stalled_station(database, crm, events=6, concurrency=4) as here:
             runner = here.relay.runners["crm"]
-            await here.post(*(raw_event(n) for n in range(6)))
-            await until(runner._is_stalled, "no answer for a while")
             await here.post(*(raw_event(n) for n in range(6, 60)))
             tokens = Counter(r["lease_token"] for r in rows(database).values())
             assert tokens == {here.relay.lease_token: 8, None: 52}  # twice as many as go out at once
@@ -287,17 +299,13 @@ def test_of_a_sink_that_answers_nothing_little_is_held_and_all_is_sent_once_it_d
 
 
 @on_one_database
-def test_a_sink_that_answers_slowly_is_not_one_that_answers_nothing(
-    database: Database, crm: SampleSink, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.delivery.runner.STALLED_SECONDS", 0.05)
+@pytest.mark.usefixtures("_stalled_soon")
+def test_a_sink_that_answers_slowly_is_not_one_that_answers_nothing(database: Database, crm: SampleSink) -> None:
     crm.answer_always(Answer.delayed(0.5))
 
     async def scenario() -> None:
-        async with station(database, crm=sink(url(crm), concurrency=1, **QUICK)) as here:
+        async with stalled_station(database, crm, events=2, concurrency=1) as here:
             runner = here.relay.runners["crm"]
-            await here.post(raw_event(1), raw_event(2))
-            await until(runner._is_stalled, "no answer for a while")
             await until(lambda: crm.total == 2, "the second request")
             await asyncio.sleep(0.1)
             assert runner._under_way_in_all == 1
