@@ -119,21 +119,30 @@ class Service:
             settings.sinks, database=self.database, commits=self.commits, metrics=self.metrics, herald=herald,
             address_rules=settings.address_rules, tracer=self.tracer, on_ring=self.lookout.look_soon,
         )  # fmt: skip
-        # One lease for all that one replica does for the others, asked for once for all of them.
-        self.leadership = Leadership(
-            self.database, "duties", self.relay.lease_token, remembered_seconds=REMEMBERED_SECONDS
-        )
         self.recipients = recipients(settings.sinks)
-        self.replays = Replays(self.recipients, self.database, self.relay.lease_token, self.relay.look_again)
-        self.erasures = Erasures(self.database, self.digest, self.relay.lease_token)
         worker: Handover = self.relay if self.delivers else NoWorker()
         self.ingest = Ingest(
             settings.effective_webhooks, matcher=Matcher(settings.sinks), commits=self.commits, worker=worker,
             observe=self._committed, herald=herald, keeper=self.keeper,
             traces=self.tracer.book if self.tracer is not None else None,
         )  # fmt: skip
-        self.registrar = make_registrar(settings, self.database, self.metrics, herald)
         self.exports = export_routes.Exports(self.database, stopping=lambda: self.stopping)
+        self.receiver = Receiver(
+            self.ingest, CallbackAuth(settings.instance, self.passwords), self.metrics,
+            max_body_bytes=settings.max_body_bytes, stopping=lambda: self.stopping, tracer=self.tracer,
+        )  # fmt: skip
+        self._make_duties()
+
+    def _make_duties(self) -> None:
+        """What runs in the background, and who may do it."""
+        settings = self.settings
+        # One lease for all that one replica does for the others, asked for once for all of them.
+        self.leadership = Leadership(
+            self.database, "duties", self.relay.lease_token, remembered_seconds=REMEMBERED_SECONDS
+        )
+        self.replays = Replays(self.recipients, self.database, self.relay.lease_token, self.relay.look_again)
+        self.erasures = Erasures(self.database, self.digest, self.relay.lease_token)
+        self.registrar = make_registrar(settings, self.database, self.metrics, self.herald)
         self.connector = Connector(
             settings, self.database, owner=self.relay.lease_token, observe=self.metrics.mailjet_answered,
             stored=self._watched,
@@ -149,10 +158,6 @@ class Service:
         )  # fmt: skip
         self._background: list[asyncio.Task[None]] = []
         self._background_stop = asyncio.Event()
-        self.receiver = Receiver(
-            self.ingest, CallbackAuth(settings.instance, self.passwords), self.metrics,
-            max_body_bytes=settings.max_body_bytes, stopping=lambda: self.stopping, tracer=self.tracer,
-        )  # fmt: skip
 
     @property
     def delivers(self) -> bool:
@@ -373,7 +378,20 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = service
     app.router.routes.insert(0, service.receiver.route())
     keys = service.keys
-    rest = APIRouter()
+    app.include_router(_rest_of(service, keys))
+    app.include_router(dashboard_routes.build_router(desk))
+    app.add_middleware(  # callbacks have a limit of their own
+        BodyLimit, most=MAX_STRANGERS_BODY_BYTES, but="/webhooks/", larger=lambda scope: _larger_body(scope, keys)
+    )
+    _document_receiving(app)
+    install_problem_handlers(app)
+    app.entrance = ReceiveFirst(app.entrance, service.receiver)
+    return app
+
+
+def _rest_of(service: Service, keys: ApiKeys) -> APIRouter:
+    """Everything under `/v1`, and what tells of health."""
+    settings, rest = service.settings, APIRouter()
     rest.include_router(recipient_routes.build_router(service.database, keys, service.digest))
     rest.include_router(
         suppression_routes.build_router(service.database, keys, service.keeper, service.digest, service.look_again)
@@ -398,15 +416,7 @@ def create_app(settings: Settings) -> FastAPI:
             stopping=lambda: service.stopping, components=service.components,
         )
     )  # fmt: skip
-    app.include_router(rest)
-    app.include_router(dashboard_routes.build_router(desk))
-    app.add_middleware(  # callbacks have a limit of their own
-        BodyLimit, most=MAX_STRANGERS_BODY_BYTES, but="/webhooks/", larger=lambda scope: _larger_body(scope, keys)
-    )
-    _document_receiving(app)
-    install_problem_handlers(app)
-    app.entrance = ReceiveFirst(app.entrance, service.receiver)
-    return app
+    return rest
 
 
 def _larger_body(scope: Scope, keys: ApiKeys) -> int | None:

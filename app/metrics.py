@@ -35,7 +35,17 @@ class Metrics:
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
-        r = self.registry
+        self._make_of_receiving(self.registry)
+        self._make_of_delivering(self.registry)
+        self._make_of_mailjet_and_readers(self.registry)
+        self._make_of_retention(self.registry)
+        self._children: dict[tuple[object, ...], Any] = {}
+        Info("jethook_build", "The release that runs", registry=self.registry).info({"version": __version__})
+        self._make_calls_present()
+        self._make_present(list(webhooks), list(sinks))
+        self._make_feed_present()
+
+    def _make_of_receiving(self, r: CollectorRegistry) -> None:
         self.ingest_requests = Counter(
             "jethook_ingest_requests", "Callback posts answered", ["webhook", "code"], registry=r
         )
@@ -55,6 +65,8 @@ class Metrics:
         self.last_event = Gauge(
             "jethook_last_event_timestamp_seconds", "When the last event came", ["webhook", "event"], registry=r
         )
+
+    def _make_of_delivering(self, r: CollectorRegistry) -> None:
         self.delivery_attempts = Counter(
             "jethook_delivery_attempts", "HTTP tries of deliveries", ["sink", "outcome"], registry=r
         )
@@ -80,6 +92,8 @@ class Metrics:
         self.sink_circuit_state = Gauge(
             "jethook_sink_circuit_state", "0 closed, 1 open, 2 half open", ["sink"], registry=r
         )
+
+    def _make_of_mailjet_and_readers(self, r: CollectorRegistry) -> None:
         self.registration_ok = Gauge(
             "jethook_registration_ok",
             "1 where the callback at Mailjet is ours and alive",
@@ -111,6 +125,8 @@ class Metrics:
             registry=r,
         )
         self.stream_ends = Counter("jethook_stream_ends", "Streams that ended, by reason", ["reason"], registry=r)
+
+    def _make_of_retention(self, r: CollectorRegistry) -> None:
         self.retention_deleted = Counter(
             "jethook_retention_deleted", "Rows that retention has removed, payloads among them", ["kind"], registry=r
         )
@@ -126,11 +142,6 @@ class Metrics:
             "jethook_oldest_event_timestamp_seconds", "When the oldest event kept happened, as retention last saw",
             registry=r,
         )  # fmt: skip
-        self._children: dict[tuple[object, ...], Any] = {}
-        Info("jethook_build", "The release that runs", registry=r).info({"version": __version__})
-        self._make_calls_present()
-        self._make_present(list(webhooks), list(sinks))
-        self._make_feed_present()
 
     # --- once for each post: `labels()` costs more than the counting ---
 

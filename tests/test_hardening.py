@@ -29,23 +29,28 @@ from app.query.suppression_lists import SuppressionQuery
 from app.settings import Settings, load_settings
 from app.simulator.server import LocalServer
 from app.simulator.sink import SampleSink
+from tests.conftest import MakeDatabase
 from tests.e2e.service import PASSWORD, ServiceProcess
 
 KEY = {"authorization": "Bearer full"}
 EVENT = b'{"event":"open","time":1433103519,"MessageID":19421777396190490,"email":"a@example.com"}'
 
 
-@pytest.fixture
-def settings(sqlite_url: str) -> Settings:
-    return load_settings(
-        {"JETHOOK_DATABASE_URL": sqlite_url, "JETHOOK_API_KEYS": "full", "JETHOOK_WEBHOOKS__ORDERS__PASSWORDS": "pw"},
-        env_file=None,
-    )
+def settings_on(database_url: str) -> Settings:
+    environment = {"DATABASE_URL": database_url, "API_KEYS": "full", "WEBHOOKS__ORDERS__PASSWORDS": "pw"}
+    return load_settings({f"JETHOOK_{name}": value for name, value in environment.items()}, env_file=None)
 
 
 @pytest.fixture
-def client(settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings)) as client:
+def client(sqlite_url: str) -> Iterator[TestClient]:
+    with TestClient(create_app(settings_on(sqlite_url))) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def unchanged(make_database: MakeDatabase) -> Iterator[TestClient]:
+    """One service for all that leaves no trace in it."""
+    with TestClient(create_app(settings_on(make_database("sqlite")))) as client:
         yield client
 
 
@@ -63,19 +68,19 @@ def test_a_large_rest_body_is_refused_unread_and_without_a_key(client: TestClien
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "in chunks"])
 @pytest.mark.parametrize("path", ["/v1/replays", "/v1/connections/default/messages", "/dashboard/sign-in"])
-def test_little_is_gathered_for_who_has_no_key(client: TestClient, path: str, chunked: bool):
+def test_little_is_gathered_for_who_has_no_key(unchanged: TestClient, path: str, chunked: bool):
     body = b" " * 100_000
     content = (part for part in [body]) if chunked else body
 
     # FastAPI calls a body that is cut off a bad request.
-    assert client.post(path, content=content).status_code == (400 if chunked and path.startswith("/v1/") else 413)
+    assert unchanged.post(path, content=content).status_code == (400 if chunked and path.startswith("/v1/") else 413)
     if path.startswith("/v1/"):
-        assert client.post(path, content=body, headers=KEY).status_code in (400, 422)
+        assert unchanged.post(path, content=body, headers=KEY).status_code in (400, 422)
 
 
 @pytest.mark.parametrize("path", ["/webhooks/orders/", "/v1/events/"])
-def test_a_trailing_slash_is_not_redirected_to_a_host_of_the_callers_choice(client: TestClient, path: str):
-    response = client.post(path, headers={"host": "evil.example"}, follow_redirects=False)
+def test_a_trailing_slash_is_not_redirected_to_a_host_of_the_callers_choice(unchanged: TestClient, path: str):
+    response = unchanged.post(path, headers={"host": "evil.example"}, follow_redirects=False)
 
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
@@ -115,7 +120,7 @@ def test_a_database_file_that_was_replaced_is_not_written_to(tmp_path: Path):
     database.close()
 
 
-def test_after_a_failed_commit_readiness_is_proved_by_a_write(client: TestClient, settings: Settings):
+def test_after_a_failed_commit_readiness_is_proved_by_a_write(client: TestClient):
     database: Database = client.app.state.service.database  # type: ignore[attr-defined]
 
     def proved() -> int:
@@ -151,12 +156,12 @@ def test_more_elements_than_we_read_are_kept_as_one_entry(client: TestClient):
 )
 @pytest.mark.parametrize("number", [2**63 - 1, -(2**63), 253_402_300_799_999_999, -62_135_596_800_000_000, -1])
 def test_a_made_up_cursor_is_refused_or_a_place_but_no_fault(
-    client: TestClient, path: str, rest: list[str], number: int
+    unchanged: TestClient, path: str, rest: list[str], number: int
 ):
     names = {"quarantine": QuarantineQuery, "suppressions": SuppressionQuery, "completeness": CompletenessQuery}
     cursor = encode_cursor(scope_of(path, names[path]().normalised(), "desc"), (number, *rest))
 
-    response = client.get(f"/v1/{path}", params={"cursor": cursor}, headers=KEY)
+    response = unchanged.get(f"/v1/{path}", params={"cursor": cursor}, headers=KEY)
 
     assert response.status_code == 200 or response.json()["code"] == "bad_cursor"
 
@@ -166,8 +171,17 @@ def test_a_made_up_cursor_is_refused_or_a_place_but_no_fault(
 @pytest.mark.parametrize(
     "path", ["events", "feed", "deliveries", "quarantine", "suppressions", "completeness", "stats", "exports/events"]
 )
-def test_no_time_of_the_calendar_is_a_fault(client: TestClient, path: str, name: str, moment: str):
-    assert client.get(f"/v1/{path}", params={name: moment}, headers=KEY).status_code in (200, 422)
+def test_no_time_of_the_calendar_is_a_fault(unchanged: TestClient, path: str, name: str, moment: str):
+    assert unchanged.get(f"/v1/{path}", params={name: moment}, headers=KEY).status_code in (200, 422)
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Of one service for all attackers: what one of them does must not be felt by the next."""
+    folder = tmp_path_factory.mktemp("attacked")
+    environment = {"JETHOOK_WEBHOOKS__ORDERS__PASSWORDS": "pw", "JETHOOK_API_KEYS": "full"}
+    with ServiceProcess(folder, f"sqlite:///{folder / 'test.db'}", environment) as service:
+        yield service.port
 
 
 @pytest.mark.parametrize("said", [b"", b"POST /v1/replays HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{"])
@@ -190,25 +204,23 @@ def test_strangers_who_hold_connections_keep_no_event_and_no_delivery_away(tmp_p
         assert service.log_lines("connections.made_room")
 
 
-def test_a_request_head_without_end_is_cut_off_and_long_bodies_are_not(tmp_path: Path):
-    environment = {"JETHOOK_WEBHOOKS__ORDERS__PASSWORDS": "pw", "JETHOOK_API_KEYS": "full"}
-    with ServiceProcess(tmp_path, f"sqlite:///{tmp_path / 'test.db'}", environment) as service:
-        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
-            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
-            answer = _until_answered(connection, b"x-padding: " + b"a" * 8000 + b"\r\n")
-        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
-            body = b"[" + b",".join([EVENT] * 3000) + b"]"
-            head = (
-                b"POST /webhooks/orders HTTP/1.1\r\nHost: x\r\nAuthorization: Basic amV0aG9vazpwdw==\r\n"
-                b"Content-Length: %d\r\n\r\n" % len(body)
-            )
-            statuses = []
-            for _ in range(3):  # one connection: what belongs to a body never counts as a head
-                connection.sendall(head + body)
-                answered = b""
-                while b"quarantined" not in answered:
-                    answered += connection.recv(4096)
-                statuses.append(answered.split(b"\r\n", 1)[0])
+def test_a_request_head_without_end_is_cut_off_and_long_bodies_are_not(port: int):
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
+        answer = _until_answered(connection, b"x-padding: " + b"a" * 8000 + b"\r\n")
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        body = b"[" + b",".join([EVENT] * 3000) + b"]"
+        head = (
+            b"POST /webhooks/orders HTTP/1.1\r\nHost: x\r\nAuthorization: Basic amV0aG9vazpwdw==\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body)
+        )
+        statuses = []
+        for _ in range(3):  # one connection: what belongs to a body never counts as a head
+            connection.sendall(head + body)
+            answered = b""
+            while b"quarantined" not in answered:
+                answered += connection.recv(4096)
+            statuses.append(answered.split(b"\r\n", 1)[0])
 
     assert answer.startswith(b"HTTP/1.1 431 ")
     assert statuses == [b"HTTP/1.1 200 OK"] * 3
@@ -226,13 +238,6 @@ def _until_answered(connection: socket.socket, more: bytes) -> bytes:
     raise AssertionError("never answered")
 
 
-@pytest.fixture
-def port(tmp_path: Path) -> Iterator[int]:
-    environment = {"JETHOOK_WEBHOOKS__ORDERS__PASSWORDS": "pw", "JETHOOK_API_KEYS": "full"}
-    with ServiceProcess(tmp_path, f"sqlite:///{tmp_path / 'test.db'}", environment) as service:
-        yield service.port
-
-
 POST = b"POST /webhooks/orders HTTP/1.1\r\nHost: x\r\nAuthorization: Basic amV0aG9vazpwdw==\r\n"
 
 
@@ -248,9 +253,10 @@ def test_a_body_behind_a_request_for_an_upgrade_is_not_taken_for_an_empty_one(po
 
 
 def test_a_proxy_that_names_an_upgrade_and_asks_for_none_does_no_harm(port: int):
+    event = EVENT.replace(b"open", b"click")  # which nobody else posts there
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(
-            POST + b"Connection: close\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(EVENT) + EVENT
+            POST + b"Connection: close\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(event) + event
         )
         answer = _all_of(connection, 20)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -49,6 +50,20 @@ def called(database: Database) -> tuple[list[str], int]:
     return names, len([sql for sql in statements if sql != "BEGIN"])
 
 
+@asynccontextmanager
+async def looking(database: Database, wanted: sa.Select[Any]) -> AsyncIterator[tuple[Lookout, asyncio.Event]]:
+    """A lookout that runs until it is told to stop, and what is set once it has found a row of `wanted`."""
+    stop, found = asyncio.Event(), asyncio.Event()
+    lookout = Lookout(database)
+    lookout.add("stats", wanted, found.set)
+    async with asyncio.timeout(20):
+        task = asyncio.create_task(lookout.run(stop))
+        yield lookout, found
+        stop.set()
+        lookout.look_soon()
+        await task
+
+
 def test_who_has_nothing_to_do_is_not_called(database: Database) -> None:
     assert called(database) == ([], 1)
 
@@ -64,18 +79,11 @@ def test_it_looks_at_once_when_told_and_ends_when_told(database: Database, monke
     monkeypatch.setattr("app.lookout.LOOK_SECONDS", 3600.0)
 
     async def story() -> None:
-        stop, found = asyncio.Event(), asyncio.Event()
-        lookout = Lookout(database)
-        lookout.add("stats", uncounted(), found.set)
-        task = asyncio.create_task(lookout.run(stop))
-        await asyncio.to_thread(make_event, database)
-        async with asyncio.timeout(20):
+        async with looking(database, uncounted()) as (lookout, found):
+            await asyncio.to_thread(make_event, database)
             while not found.is_set():
                 lookout.look_soon()
                 await asyncio.sleep(0)
-            stop.set()
-            lookout.look_soon()
-            await task
 
     asyncio.run(story())
 
@@ -85,17 +93,10 @@ def test_a_database_that_is_away_does_not_end_it(database: Database, monkeypatch
     monkeypatch.setattr("app.lookout.LOOK_SECONDS", 0.0)
 
     async def story() -> None:
-        stop, found = asyncio.Event(), asyncio.Event()
-        lookout = Lookout(database)
         missing = sa.select(sa.column("word")).select_from(sa.table("nowhere"))
-        lookout.add("stats", missing, found.set)
-        task = asyncio.create_task(lookout.run(stop))
-        await database.run_write(lambda c: c.execute(sa.text("CREATE TABLE nowhere (word INTEGER)")))
-        await database.run_write(lambda c: c.execute(sa.text("INSERT INTO nowhere VALUES (1)")))
-        async with asyncio.timeout(20):
+        async with looking(database, missing) as (_, found):
+            await database.run_write(lambda c: c.execute(sa.text("CREATE TABLE nowhere (word INTEGER)")))
+            await database.run_write(lambda c: c.execute(sa.text("INSERT INTO nowhere VALUES (1)")))
             await found.wait()
-            stop.set()
-            lookout.look_soon()
-            await task
 
     asyncio.run(story())

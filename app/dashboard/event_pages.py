@@ -37,7 +37,12 @@ FIELDS = frozenset({
 
 
 def add_routes(router: APIRouter, desk: Desk) -> None:
-    viewer, actor = Depends(desk.access.viewer), Depends(desk.access.actor)
+    _add_reading(router, desk)
+    _add_acting(router, desk)
+
+
+def _add_reading(router: APIRouter, desk: Desk) -> None:
+    viewer = Depends(desk.access.viewer)
 
     @router.get(LIST)
     def list_events(request: Request, session: Annotated[Session, viewer]) -> Response:
@@ -79,6 +84,10 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
             request, "event.html", session, event=event_view(row, include_raw=False), raw=readable(row["raw"]),
             deliveries=deliveries, sinks=desk.settings.sinks, urls=urls,
         )  # fmt: skip
+
+
+def _add_acting(router: APIRouter, desk: Desk) -> None:
+    actor = Depends(desk.access.actor)
 
     @router.post("/dashboard/deliveries/{id}/retry", dependencies=[actor])
     def retry(id: str) -> Response:

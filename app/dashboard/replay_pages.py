@@ -23,6 +23,11 @@ FILTER_PREFIX = "filter."
 
 
 def add_routes(router: APIRouter, desk: Desk) -> None:
+    _add_watching(router, desk)
+    _add_asking(router, desk)
+
+
+def _add_watching(router: APIRouter, desk: Desk) -> None:
     viewer, actor = Depends(desk.access.viewer), Depends(desk.access.actor)
 
     @router.get("/dashboard/replays")
@@ -51,6 +56,10 @@ def add_routes(router: APIRouter, desk: Desk) -> None:
         desk.database.write(lambda c: queries.cancel(c, id, utc_now()))
         desk.replays_look_again()
         return redirect(f"/dashboard/replays/{id}", "The replay takes up nothing more.")
+
+
+def _add_asking(router: APIRouter, desk: Desk) -> None:
+    actor = Depends(desk.access.actor)
 
     @router.post("/dashboard/sinks/{name}/replay")
     def replay_events(

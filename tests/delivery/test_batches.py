@@ -338,9 +338,10 @@ def test_a_member_retried_by_hand_goes_in_a_batch_of_its_own(
     database.write(lambda c: queue.retry(c, ids[1], "crm", utc_now()))
 
     async def main() -> None:
-        async with Stand(database, settings()).running():
+        async with Stand(database, settings()).running() as stand:
             await until(lambda: rows(database)[ids[1]]["state"] == "delivered", "the one retried by hand")
             make_due(database)
+            stand.relay.look_again()
             await until(delivered(database), "the others")
 
     run(main())

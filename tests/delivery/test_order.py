@@ -134,6 +134,7 @@ def test_one_that_is_dead_or_cancelled_lets_the_next_go(
             await until(lambda: rows(database)[ids[0]]["attempt_count"] == 1, "a failure")
             assert rows(database)[ids[1]]["attempt_count"] == 0
             await database.run_write(lambda c: queue.cancel(c, ids[0], "crm", utc_now()))
+            stand.relay.look_again()
             await until(lambda: rows(database)[ids[1]]["state"] == "delivered", "the next")
 
     run(main())

@@ -204,7 +204,10 @@ def test_a_fresh_event_is_handed_over_in_memory_and_delivered_once(database: Dat
     assert (attempt["number"], attempt["outcome"], attempt["status"]) == (1, "success", 200)
 
 
-def test_what_a_dead_process_left_is_delivered_when_its_lease_runs_out(database: Database, crm: SampleSink) -> None:
+def test_what_a_dead_process_left_is_delivered_when_its_lease_runs_out(
+    database: Database, crm: SampleSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "HEARD_POLL_SECONDS", 0.5)
     store_many(database, 3)
     store_many(database, 2, lease_token="dead", next_attempt_at=utc_now() + timedelta(seconds=0.3))
     store_many(database, 1, priority=Priority.RETRY, attempt_count=2, schedule_step=2)
@@ -258,18 +261,30 @@ def test_what_does_not_fit_into_memory_goes_through_the_table(database: Database
     assert set(crm.counts.values()) == {1}
 
 
-@on_one_database
-def test_of_a_sink_that_answers_nothing_little_is_held_and_all_is_sent_once_it_does(
-    database: Database, crm: SampleSink, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _stalled_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.delivery.runner.STALLED_SECONDS", 0.05)
+
+
+@asynccontextmanager
+async def stalled_station(database: Database, crm: SampleSink, events: int, concurrency: int) -> AsyncIterator[Station]:
+    """One that has posted so many events and got no answer for a while."""
+    async with station(database, crm=sink(url(crm), concurrency=concurrency, **QUICK)) as here:
+        await here.post(*(raw_event(n) for n in range(events)))
+        await until(here.relay.runners["crm"]._is_stalled, "no answer for a while")
+        yield here
+
+
+@on_one_database
+@pytest.mark.usefixtures("_stalled_soon")
+def test_of_a_sink_that_answers_nothing_little_is_held_and_all_is_sent_once_it_does(
+    database: Database, crm: SampleSink
+) -> None:
     crm.answer_always(Answer.delayed(3))
 
     async def scenario() -> None:
-        async with station(database, crm=sink(url(crm), concurrency=4, **QUICK)) as here:
+        async with stalled_station(database, crm, events=6, concurrency=4) as here:
             runner = here.relay.runners["crm"]
-            await here.post(*(raw_event(n) for n in range(6)))
-            await until(runner._is_stalled, "no answer for a while")
             await here.post(*(raw_event(n) for n in range(6, 60)))
             tokens = Counter(r["lease_token"] for r in rows(database).values())
             assert tokens == {here.relay.lease_token: 8, None: 52}  # twice as many as go out at once
@@ -284,17 +299,13 @@ def test_of_a_sink_that_answers_nothing_little_is_held_and_all_is_sent_once_it_d
 
 
 @on_one_database
-def test_a_sink_that_answers_slowly_is_not_one_that_answers_nothing(
-    database: Database, crm: SampleSink, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.delivery.runner.STALLED_SECONDS", 0.05)
+@pytest.mark.usefixtures("_stalled_soon")
+def test_a_sink_that_answers_slowly_is_not_one_that_answers_nothing(database: Database, crm: SampleSink) -> None:
     crm.answer_always(Answer.delayed(0.5))
 
     async def scenario() -> None:
-        async with station(database, crm=sink(url(crm), concurrency=1, **QUICK)) as here:
+        async with stalled_station(database, crm, events=2, concurrency=1) as here:
             runner = here.relay.runners["crm"]
-            await here.post(raw_event(1), raw_event(2))
-            await until(runner._is_stalled, "no answer for a while")
             await until(lambda: crm.total == 2, "the second request")
             await asyncio.sleep(0.1)
             assert runner._under_way_in_all == 1
@@ -650,8 +661,9 @@ def test_a_look_from_before_a_pause_does_not_undo_it(database: Database, crm: Sa
     "answer", [Answer(410), Answer(503, headers={"webhook-delivery": "disable"})], ids=["410", "disable"]
 )
 def test_a_sink_that_wants_no_more_is_paused_and_its_deliveries_wait(
-    answer: Answer, database: Database, crm: SampleSink
+    answer: Answer, database: Database, crm: SampleSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(worker, "HEARD_POLL_SECONDS", 0.2)
     crm.answer_always(answer)
 
     async def scenario() -> None:
@@ -664,7 +676,8 @@ def test_a_sink_that_wants_no_more_is_paused_and_its_deliveries_wait(
                 assert sink_states.paused_sinks(connection).keys() == {"crm"}
             assert states(database) == {"pending": 20}
             assert max(r["schedule_step"] for r in rows(database).values()) == 0
-            await asyncio.sleep(1.2)  # the next look at the table must not resume it
+            looks = here.remote.told
+            await until(lambda: here.remote.told > looks + 1, "the next looks at the table")  # must not resume it
             assert crm.total == 1
 
             crm.answer_always(200)
@@ -934,8 +947,12 @@ def test_two_replicas_share_a_backlog_and_deliver_nothing_twice(database: Databa
     assert set(crm.counts.values()) == {1}
 
 
-def test_the_lease_of_a_long_request_is_renewed(sqlite_url: str, crm: SampleSink) -> None:
+def test_the_lease_of_a_long_request_is_renewed(
+    sqlite_url: str, crm: SampleSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So that no other replica finds it due; the statement itself is tested on both databases."""
+    monkeypatch.setattr(worker, "LEASE_SECONDS", worker.LEASE_SECONDS / 4)
+    monkeypatch.setattr(worker, "RENEW_SECONDS", worker.RENEW_SECONDS / 4)
     crm.answer_always(Answer.hanging())
     database = Database(sqlite_url)
     migrate(database)

@@ -208,7 +208,10 @@ class SinkFarm:
         self.server.stop()
 
 
-def until(ask: Callable[[], T], wanted: str, *, seconds: float = 20, detail: Callable[[], object] = lambda: "") -> T:
+def until(
+    ask: Callable[[], T], wanted: str, *, seconds: float = 20, every: float = 0.02,
+    detail: Callable[[], object] = lambda: "",
+) -> T:  # fmt: skip
     """Ask until the answer is true and return it; a deadline instead of a sleep."""
     give_up = time.monotonic() + seconds
     while True:
@@ -216,7 +219,7 @@ def until(ask: Callable[[], T], wanted: str, *, seconds: float = 20, detail: Cal
         if answer:
             return answer
         assert time.monotonic() < give_up, f"waited {seconds} s for {wanted}; {detail()}"
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 def id_of(event: Mapping[str, Any], webhook: str = "orders") -> str:

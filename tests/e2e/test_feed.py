@@ -17,10 +17,10 @@ import pytest
 
 from app.simulator.shaping import Shape, shape_events
 from app.simulator.traffic import make_events
-from tests.e2e.service import API_KEY, ServiceProcess, closing_all, id_of
+from tests.e2e.service import API_KEY, ServiceProcess, closing_all, id_of, until
 from tests.e2e.test_replicas import post_spread
 
-EVENTS = 1200
+EVENTS = 600
 KEY = {"authorization": f"Bearer {API_KEY}"}
 
 
@@ -126,8 +126,8 @@ def test_a_waiting_client_hears_of_a_post_and_a_stop_ends_all_who_wait(
         page = woken.result(20)
         assert [found["id"] for found in page["data"]] == [id_of(event)]
         waiting = clients.submit(ask, service, page["next_cursor"])
-        while service.get("/healthz")["components"]["feed"]["clients"] != {"poll": 1, "stream": 1}:
-            pass
+        here = {"poll": 1, "stream": 1}
+        until(lambda: service.get("/healthz")["components"]["feed"]["clients"] == here, "both to wait")
         began = time.monotonic()
 
         assert service.terminate() == 0

@@ -15,7 +15,7 @@ from app.simulator.traffic import make_events
 from tests.conftest import MakeDatabase
 from tests.e2e.service import ServiceProcess, closing_all, id_of, until
 
-EVENTS = 1500
+EVENTS = 900
 
 
 def test_two_replicas_lose_nothing_and_deliver_nothing_twice(make_database: MakeDatabase, folder: Path) -> None:

@@ -9,7 +9,7 @@ from app.db import Database
 from app.query.exports import Exports
 from app.query.exports import build_router as build_export_router
 from app.query.routes import build_router
-from tests.rest import KEYS, asking
+from tests.rest import KEYS, asking_of
 
 Walk = Callable[..., list[dict[str, Any]]]
 
@@ -21,14 +21,14 @@ def routers(database: Any, **options: Any) -> tuple[APIRouter, ...]:
 @pytest.fixture
 def client(database: Database) -> Iterator[TestClient]:
     """The reading routes, by a key that may do all."""
-    with asking(*routers(database)) as opened:
+    with asking_of(routers, database) as opened:
         yield opened
 
 
 @pytest.fixture
 def refusing() -> Iterator[TestClient]:
     """The same without a database, for what must be refused before one is asked."""
-    with asking(*routers(None)) as opened:
+    with asking_of(routers, None) as opened:
         yield opened
 
 

@@ -40,7 +40,7 @@ def service(migrated_url: str) -> Iterator[TestClient]:
 def some_arrivals(randomly: random.Random) -> list[dict[str, Any]]:
     """Different events of few messages, in whatever order."""
     found = {}
-    for payload in make_events(5, 1200, 1_777_000_000):
+    for payload in make_events(5, 800, 1_777_000_000):
         number = randomly.randrange(MESSAGES)
         told = {**payload, "MessageID": 19421777835146490 + number, "Message_GUID": f"guid-{number}"}
         told["time"] = 1_777_000_000 + randomly.randrange(900)
@@ -52,7 +52,7 @@ def some_arrivals(randomly: random.Random) -> list[dict[str, Any]]:
 
 def post_in_any_way(service: TestClient, arrivals: list[dict[str, Any]], randomly: random.Random) -> None:
     """Each once or several times, alone or in groups of any size."""
-    waiting = arrivals + randomly.sample(arrivals, 300)
+    waiting = arrivals + randomly.sample(arrivals, 200)
     randomly.shuffle(waiting)
     while waiting:
         size = randomly.choice([1, 1, 3, 40])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +19,6 @@ from app.clock import LATEST_MICROS
 from app.db import Database
 from app.errors import BadCursor, Unavailable
 from app.filters import EventFilters, FeedQuery, StreamQuery
-from app.http import ApiKeys, install_problem_handlers
 from app.models import Event
 from app.query import feed as feed_module
 from app.query.feed import (
@@ -35,21 +34,25 @@ from app.query.feed import (
 )
 from app.query.feed_routes import build_router
 from app.query.horizon import Horizon
+from tests.conftest import MakeDatabase
 from tests.factories import NOON, event_values, insert, make_event, take_statistics
+from tests.rest import KEYS, app_of, asking_of
 
 Follow = Callable[..., list[dict[str, Any]]]
 
 
+def routers(feed: Any) -> tuple[APIRouter, ...]:
+    return (build_router(feed, KEYS),)
+
+
 def build_app(feed: Feed) -> FastAPI:
-    app = FastAPI()
-    app.include_router(build_router(feed, ApiKeys(["full"], ["read"])))
-    install_problem_handlers(app)
-    return app
+    return app_of(*routers(feed))
 
 
 @pytest.fixture
 def client(database: Database) -> Iterator[TestClient]:
-    with TestClient(build_app(Feed(database)), headers={"authorization": "Bearer read"}) as opened:
+    with asking_of(routers, Feed(database)) as opened:
+        opened.headers["authorization"] = "Bearer read"
         yield opened
 
 
@@ -270,8 +273,10 @@ def test_windows_lose_nothing_whatever_their_size_and_the_gaps(follow, database,
             assert ids(follow(type="spam", limit=limit)) == wanted
 
 
-@pytest.fixture
-def many(database: Database) -> None:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def many(request: pytest.FixtureRequest, make_migrated: MakeDatabase) -> Iterator[Database]:
+    """A database of each kind with thousands of events: who asks for plans changes nothing."""
+    database = Database(make_migrated(request.param))
     insert(
         database,
         Event,
@@ -284,6 +289,8 @@ def many(database: Database) -> None:
         ],
     )  # fmt: skip
     take_statistics(database)
+    yield database
+    database.close()
 
 
 def plan(database: Database, statement: sa.Select[Any]) -> str:
@@ -293,39 +300,36 @@ def plan(database: Database, statement: sa.Select[Any]) -> str:
         return "\n".join(str(row) for row in connection.exec_driver_sql(f"{explain} {text}"))
 
 
-@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize(
     "filters",
     [{}, {"type": ["open"]}, {"webhook": ["orders"], "type": ["click"]}, {"campaign_id": ["3"]}, {"test": [False]},
      {"after": ["2026-05-03T06:00:00Z"], "before": ["2026-05-03T23:00:00Z"]}],
 )  # fmt: skip
-def test_the_feed_walks_along_its_numbers_and_sorts_nothing(database, filters):
-    told = plan(database, page_statement(parse_ask(FeedQuery(**filters), None, 50), 100, 4900))
+def test_the_feed_walks_along_its_numbers_and_sorts_nothing(many, filters):
+    told = plan(many, page_statement(parse_ask(FeedQuery(**filters), None, 50), 100, 4900))
 
     assert "TEMP B-TREE" not in told
-    if database.is_sqlite:
+    if many.is_sqlite:
         assert "USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in told
     else:
         assert "Seq Scan" not in told
         assert "ix_events_seq" in told or "ix_events_campaign_id" in told
 
 
-@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize("name", ["email", "message_id"])
-def test_a_selective_filter_uses_its_index(database, name):
+def test_a_selective_filter_uses_its_index(many, name):
     value = {"email": "77@example.com", "message_id": "77"}[name]
-    told = plan(database, page_statement(parse_ask(FeedQuery(**{name: [value]}), None, 50), 0, 4900))
+    told = plan(many, page_statement(parse_ask(FeedQuery(**{name: [value]}), None, 50), 0, 4900))
 
     assert f"ix_events_{name}" in told
     # An address's events are kept by their time there, so those of the window are sorted.
     assert "TEMP B-TREE" not in told or name == "email"
 
 
-@pytest.mark.usefixtures("many")
-def test_where_a_window_begins_is_one_look_into_the_index(database):
-    told = plan(database, next_statement(100))
+def test_where_a_window_begins_is_one_look_into_the_index(many):
+    told = plan(many, next_statement(100))
 
-    assert ("INTEGER PRIMARY KEY" if database.is_sqlite else "Index Only Scan using ix_events_seq") in told
+    assert ("INTEGER PRIMARY KEY" if many.is_sqlite else "Index Only Scan using ix_events_seq") in told
 
 
 # --- waiting ---------------------------------------------------------------------------------------------------------

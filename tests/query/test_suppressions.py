@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from fastapi import APIRouter
 from fastapi.testclient import TestClient
 
 from app.db import Database
@@ -24,7 +25,7 @@ from app.suppressions import queries
 from app.suppressions.digest import address_digest
 from app.suppressions.keeping import Keeper
 from tests.query.conftest import Walk
-from tests.rest import KEYS, asking
+from tests.rest import KEYS, asking_of
 from tests.suppressions.streams import START, payload, row_of
 from tests.suppressions.test_keeping import store
 
@@ -54,13 +55,15 @@ def listener() -> Listener:
 @pytest.fixture
 def client(database: Database, listener: Listener) -> Iterator[TestClient]:
     """In the place of the folder's own: also what `walk` asks."""
-    keeper = Keeper(herald=listener)
-    routers = (
+    with asking_of(routers, database, Keeper(herald=listener)) as opened:
+        yield opened
+
+
+def routers(database: Any, keeper: Any) -> tuple[APIRouter, ...]:
+    return (
         suppression_routes.build_router(database, KEYS, keeper, digest, lambda: None),
         recipient_routes.build_router(database, KEYS, digest),
     )
-    with asking(*routers) as opened:
-        yield opened
 
 
 def ask(client: TestClient, path: str, **params: Any) -> Any:

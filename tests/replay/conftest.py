@@ -21,7 +21,7 @@ from app.replay.selection import DeadSelection, EventSelection, Recipient, recip
 from app.replay.service import Replays
 from app.settings import SinkSettings
 from tests.factories import NOON, event_values, insert
-from tests.rest import KEYS, asking
+from tests.rest import KEYS, asking_of
 
 SINKS = {
     "crm": SinkSettings(url="http://crm.invalid"),
@@ -101,18 +101,18 @@ def run(main: Any) -> Any:
     return asyncio.run(main)
 
 
-def routes(database: Any, look_again: Callable[[], None] = lambda: None) -> APIRouter:
-    return build_router(recipients(SINKS), database, KEYS, look_again)
+def routes(database: Any, look_again: Callable[[], None] = lambda: None) -> tuple[APIRouter, ...]:
+    return (build_router(recipients(SINKS), database, KEYS, look_again),)
 
 
 @pytest.fixture
 def client(database: Database) -> Iterator[TestClient]:
-    with asking(routes(database)) as opened:
+    with asking_of(routes, database) as opened:
         yield opened
 
 
 @pytest.fixture
 def refusing() -> Iterator[TestClient]:
     """Without a database, for what must be refused before one is asked."""
-    with asking(routes(None)) as opened:
+    with asking_of(routes, None) as opened:
         yield opened

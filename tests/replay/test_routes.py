@@ -121,7 +121,7 @@ def test_what_is_no_object_is_refused(refusing, body):
 
 def test_cancelling_is_told_on_and_can_be_repeated(database):
     told = []
-    with asking(routes(database, lambda: told.append(1))) as client:
+    with asking(*routes(database, lambda: told.append(1))) as client:
         path = ask(client, filter={}).headers["location"]
         assert told == [1]
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fastapi import APIRouter
 from fastapi.testclient import TestClient
 
 from app.clock import utc_now
@@ -13,7 +14,7 @@ from app.operator_events import Change
 from app.settings import Settings
 from app.sinks.routes import build_router
 from tests.factories import NOON, make_delivery
-from tests.rest import KEYS, asking
+from tests.rest import KEYS, asking_of
 
 SETTINGS = Settings(
     webhooks={"orders": {}, "news": {}},
@@ -76,8 +77,12 @@ def herald() -> Herald:
 @pytest.fixture
 def client(database: Database, control: Control, herald: Herald) -> Iterator[TestClient]:
     database.write(lambda c: sink_states.remember_sinks(c, SETTINGS.sinks))
-    with asking(build_router(SETTINGS, database, KEYS, control, herald)) as opened:
+    with asking_of(routers, database, control, herald) as opened:
         yield opened
+
+
+def routers(database: Any, control: Any, herald: Any) -> tuple[APIRouter, ...]:
+    return (build_router(SETTINGS, database, KEYS, control, herald),)
 
 
 def paused(database: Database) -> dict[str, str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from app.stats.queries import direct_statement
 from app.stats.scale import ends_statement
 from app.stats.uniques import counted_statement as counted_uniques
 from app.stats.uniques import unique_statement
+from tests.conftest import MakeDatabase
 from tests.factories import insert
 from tests.stats.model import START, random_event
 
@@ -50,8 +52,10 @@ STATEMENTS = {
 }
 
 
-@pytest.fixture
-def counted(database: Database) -> Database:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def counted(request: pytest.FixtureRequest, make_migrated: MakeDatabase) -> Iterator[Database]:
+    """Filled once on each kind of database: who asks for plans changes nothing."""
+    database = Database(make_migrated(request.param))
     rng = random.Random(1)
     insert(database, Event, [random_event(rng) | {"message_id": str(n)} for n in range(3000)])
     database.write(lambda c: fold_slice(c, 3000, KnownCells(), most=10_000))
@@ -59,7 +63,8 @@ def counted(database: Database) -> Database:
         for table in (Event, StatCell, StatCount, StatMember):
             name = table.__tablename__
             database.write(lambda c, name=name: c.execute(sa.text(f"ANALYZE {name}")))
-    return database
+    yield database
+    database.close()
 
 
 def plan(database: Database, statement: sa.Select[Any]) -> str:
