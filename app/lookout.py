@@ -21,7 +21,7 @@ from app.db import Database
 
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS = 10.0  # how late a duty hears of what another process left; its own it is told of at once
+LOOK_SECONDS = 12.0  # how late a duty hears of what another process left; its own it is told of at once
 SOON_SECONDS = 1.0  # between two looks, however often others ring
 FAILED = "lookout.failed"
 

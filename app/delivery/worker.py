@@ -45,7 +45,7 @@ RENEWED_AT_ONCE = 32  # leases in one transaction: less than a millisecond of it
 MOST_RENEWALS = 32  # transactions of one round; it must be over long before a lease is
 POLL_SECONDS = 1.0  # what other replicas made due, where they cannot be heard; our own is known without asking
 HEARD_POLL_SECONDS = 10.0  # where they can, and on SQLite, which has no other; within a lease
-GAUGE_SECONDS = 15.0
+GAUGE_SECONDS = 20.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 5.0  # until what the database did not take is offered again
 STOP_SECONDS = 8.0  # for requests under way when the service stops
 NEVER = datetime.max.replace(tzinfo=UTC)

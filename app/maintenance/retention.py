@@ -28,7 +28,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app import ledger, partitions
 from app.clock import utc_now, wait_for_event
-from app.db import Database, sqlstate_of
+from app.db import BEYOND_IDS, Database, sqlstate_of
 from app.ledger import Entry
 from app.maintenance import disk, expiry, redaction
 from app.maintenance.clock_watch import ADVICE, MAX_AHEAD_SECONDS, ClockWatch
@@ -171,18 +171,21 @@ class Retention:
         weeks: list[Week] = []
         if not self._database.is_sqlite:
             weeks = await self._make_weeks(now - timedelta(seconds=max(0.0, found.ahead_seconds)))
-        if not found.is_held:
-            await self._delete(now, weeks, pace, found)
         oldest = await self._database.run_read(expiry.oldest_event)
+        if not found.is_held:
+            await self._delete(now, weeks, oldest or BEYOND_IDS, pace, found)
+        if found.has_deleted or found.weeks_dropped:
+            oldest = await self._database.run_read(expiry.oldest_event)
         found.oldest = None if oldest is None else partitions.time_of(oldest)
         return found
 
-    async def _delete(self, now: datetime, weeks: Sequence[Week], pace: Pace, found: Report) -> None:
+    async def _delete(self, now: datetime, weeks: Sequence[Week], oldest: str, pace: Pace, found: Report) -> None:
         cutoff = self._rules.cutoff(now)
         if cutoff is not None:
             waiting = await self._drop_weeks(weeks, cutoff, found)
             for rows in expiry.ranges_to_slice(waiting, first_id(cutoff)):
-                await self._expire(rows, cutoff, pace, found)
+                if oldest <= rows[1]:
+                    await self._expire(rows, cutoff, pace, found)
         payload_cutoff = self._rules.payload_cutoff(now)
         if payload_cutoff is not None:
             await self._redact(first_id(payload_cutoff), pace, found)
