@@ -33,9 +33,8 @@ def count_uniques(
     if scale.lowest:
         found = _sampled(connection, question, scale, progress, memory)
         for key, row in rows.items():
-            row.recipients, row.messages = (
-                _guess(n << scale.lowest, row, loose.rows.get(key)) for n in found.get(key, (0, 0))
-            )
+            told = (_guess(number << scale.lowest, row, loose.rows.get(key)) for number in found.get(key, (0, 0)))
+            row.recipients, row.messages = told
     else:
         people = _digests(loose.people(connection, question), progress.key) if loose.rows else []
         found = _look(connection, question, scale.hours, 0, people)
@@ -44,8 +43,8 @@ def count_uniques(
 
 
 def _guess(counted: int, row: Row, loose: Row | None) -> int:
-    """From `counted`, what the sample says of the counted events, in proportion for all of the row. It says no more than
-    there are events, and that there is somebody."""
+    """From what the sample says of the counted events, in proportion for all of the row; no more than there are events,
+    and that there is somebody."""
     rest = row.total - (0 if loose is None else loose.total)
     return max(1, min(counted * row.total // rest if rest else row.total, row.total))
 
