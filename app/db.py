@@ -402,7 +402,8 @@ def _sqlite_engine(url: sa.URL, *, writes: bool) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         # A writer takes the lock at once: a reader that turns writer half-way can be refused without waiting.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        # On the driver: through SQLAlchemy, this word took 8 of the 39 microseconds of an empty transaction.
+        run_driver_sql(connection, "BEGIN IMMEDIATE" if writes else "BEGIN", ()).close()
 
     return engine
 

@@ -126,11 +126,20 @@ class GroupCommit:
         self._idle.clear()
         if self._active or self._alarm is not None:
             return  # the turn takes it along, or `_rest` sees it
-        self._alarm = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._alarm_rang)
+        first = min((lane.waiting[0][2] for lane in self._lanes if lane.waiting), default=0.0)
+        left = max(first + LINGER_SECONDS - time.monotonic(), 0.0)
+        self._alarm = asyncio.get_running_loop().call_later(left, self._alarm_rang)
 
     def _alarm_rang(self) -> None:
+        """What it was set for may have gone with others' commits meanwhile, and what waits now have come since."""
         self._alarm = None
-        self.wake()
+        if self._active:
+            return  # as in `wake_later`
+        late = time.monotonic() - LINGER_SECONDS
+        if any(lane.waiting and lane.waiting[0][2] <= late for lane in self._lanes):
+            self.wake()
+        else:
+            self._rest()
 
     async def drain(self) -> None:
         """Wait until nothing waits any more."""
@@ -145,16 +154,15 @@ class GroupCommit:
         with self._lock:
             # Every lane, also an empty one: whoever submits sets the flag last, and one left over would turn for ever.
             groups = self._in_hand = [_Group(lane, taken) for lane in self._lanes if (taken := lane.take())]
-        if groups:
-            self._on_loop(self._tell, self._commit(groups))
+        outcomes = self._commit(groups) if groups else []
         with self._lock:
             self._in_hand = []
             # Asked of the variable below: as soon as the lock is free, the loop may ask for a turn of its own.
             again = self._active = any(lane.is_urgent for lane in self._lanes)
+            # Before the lock is free, or a later turn on another thread could tell of its commit first.
+            self._on_loop(self._tell if again else self._tell_and_rest, outcomes)
         if again:
             self._ask_for_turn()
-        else:
-            self._on_loop(self._rest)
 
     def _ask_for_turn(self) -> None:
         try:
@@ -217,6 +225,11 @@ class GroupCommit:
                 group.fail(outcome)
             else:
                 group.succeed(outcome)
+
+    def _tell_and_rest(self, outcomes: list[_Outcome]) -> None:
+        """In one call: to wake an idle loop twice costs as much as a statement."""
+        self._tell(outcomes)
+        self._rest()
 
     def _rest(self) -> None:
         if self._active:
