@@ -154,15 +154,16 @@ class GroupCommit:
         with self._lock:
             # Every lane, also an empty one: whoever submits sets the flag last, and one left over would turn for ever.
             groups = self._in_hand = [_Group(lane, taken) for lane in self._lanes if (taken := lane.take())]
-        outcomes = self._commit(groups) if groups else []
+        if groups:
+            self._on_loop(self._tell, self._commit(groups))
         with self._lock:
             self._in_hand = []
             # Asked of the variable below: as soon as the lock is free, the loop may ask for a turn of its own.
             again = self._active = any(lane.is_urgent for lane in self._lanes)
-            # Before the lock is free, or a later turn on another thread could tell of its commit first.
-            self._on_loop(self._tell if again else self._tell_and_rest, outcomes)
         if again:
             self._ask_for_turn()
+        else:
+            self._on_loop(self._rest)
 
     def _ask_for_turn(self) -> None:
         try:
@@ -225,11 +226,6 @@ class GroupCommit:
                 group.fail(outcome)
             else:
                 group.succeed(outcome)
-
-    def _tell_and_rest(self, outcomes: list[_Outcome]) -> None:
-        """In one call: to wake an idle loop twice costs as much as a statement."""
-        self._tell(outcomes)
-        self._rest()
 
     def _rest(self) -> None:
         if self._active:

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, cast
 
 import structlog
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.errors import PROBLEM_CONTENT_TYPE, BadRequest, problem_body
 
@@ -30,10 +30,6 @@ HEAD_SECONDS = 30.0  # for the first head of a connection, and for one that came
 REFUSED_SECONDS = 1.0  # then the connection is closed; at once, the caller would see a reset and not the answer
 # Key in `scope["extensions"]` of a function that closes the connection at once: ASGI has no way to say that.
 DROP_EXTENSION = "jethook.drop"
-# Key of a function that answers a request 200 in one go, given its scope, and header lines and body as they go over the
-# wire: half the time of ASGI's two messages (5.7 us before, 2.9 now). False where that may not be (the connection
-# closes, others wait before it, its other end does not read): then `send` has to do it.
-ANSWER_EXTENSION = "jethook.answer"
 MAX_GATHERED_BYTES = 64 * 1024
 TOO_LARGE_HEAD = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -67,9 +63,6 @@ class OneWrite:
         self._loop = loop
         self._parts: list[bytes] = []
         self._size = 0
-        # Asked for with each request, which `__getattr__` is slow for.
-        self.is_closing = transport.is_closing
-        self.abort = transport.abort
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -81,13 +74,6 @@ class OneWrite:
         self._size += len(data)
         if self._size > MAX_GATHERED_BYTES:
             self._flush()  # a long answer is held back by the transport, and for that the transport must know of it
-
-    def write_whole(self, data: bytes) -> None:
-        """What nothing will follow soon needs not wait for it."""
-        if self._parts:
-            self.write(data)
-        else:
-            self._transport.write(data)
 
     def close(self) -> None:
         self._flush()
@@ -156,9 +142,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._progress = True
         self._is_open_head = False
         self._head_came()
-        # Nothing of these may hold the request's cycle: it would hold itself, and a collector have to look for each.
-        ours: dict[str, Any] = {DROP_EXTENSION: self.transport.abort, ANSWER_EXTENSION: self._answer_whole}
-        self.scope["extensions"] = ours
+        self.scope["extensions"] = {DROP_EXTENSION: self.transport.abort}  # type: ignore[dict-item]
         super().on_headers_complete()
         if len(self.pipeline) > MAX_PIPELINED:
             raise ValueError("too many requests at once")  # the parser stops here: 400, and the connection is closed
@@ -179,22 +163,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         self._waits_since = self.loop.time()
         super().pause_writing()
-
-    def _answer_whole(self, scope: Any, headers: bytes, body: bytes) -> bool:
-        """As the cycle's own `send` leaves it. Source: uvicorn 0.54, `RequestResponseCycle.send`."""
-        cycle = self.cycle
-        if cycle is None or cycle.scope is not scope or scope["method"] == "HEAD" or self.transport.is_closing():
-            return False
-        if not cycle.keep_alive or cycle.response_started or cycle.disconnected or self.flow.write_paused:
-            return False
-        cycle.response_started = cycle.response_complete = True
-        cycle.waiting_for_100_continue = False
-        common = [b"%b: %b\r\n" % header for header in cycle.default_headers]
-        whole = b"".join((STATUS_LINE[200], *common, headers, b"\r\n", body))
-        cast("OneWrite", self.transport).write_whole(whole)
-        cycle.message_event.set()
-        cycle.on_response()
-        return True
 
     @property
     def waits_for_its_other_end(self) -> bool:

@@ -264,28 +264,6 @@ def test_a_proxy_that_names_an_upgrade_and_asks_for_none_does_no_harm(port: int)
     assert b'"stored":1' in answer
 
 
-def test_posts_are_answered_in_their_order_and_alike_whichever_way_an_answer_is_written(port: int):
-    """A lone one is written in one go; those sent without waiting, and the last, go the server's own way."""
-    one = POST + b"X-Request-ID: %b\r\n%bContent-Length: %d\r\n\r\n%b"
-    probe = b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-ID: second\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        first = one % (b"first", b"", len(EVENT), EVENT)
-        third = one % (b"third", b"", len(EVENT), EVENT)
-        last = one % (b"last", b"Connection: close\r\n", len(EVENT), EVENT)
-        connection.sendall(first)
-        answer = connection.recv(65536)
-        connection.sendall(probe + third + last)
-        answers = (answer + _all_of(connection, 20)).split(b"HTTP/1.1 ")[1:]
-
-    heads = [dict(line.split(b": ") for line in a.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]) for a in answers]
-    assert [answer[:6] for answer in answers] == [b"200 OK"] * 4
-    assert [head[b"x-request-id"] for head in heads] == [b"first", b"second", b"third", b"last"]
-    assert heads[0].keys() == heads[2].keys() == heads[3].keys() - {b"connection"}
-    assert heads[0][b"content-type"] == heads[3][b"content-type"] == b"application/json"
-    counts = [json.loads(answers[n].partition(b"\r\n\r\n")[2]) for n in (0, 2, 3)]
-    assert [(c["stored"], c["duplicates"]) for c in counts] == [(1, 0), (0, 1), (0, 1)]
-
-
 def test_requests_without_end_on_one_connection_are_cut_off(port: int):
     request = b"POST /webhooks/x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:

@@ -26,7 +26,6 @@ from app.ingest.service import Accepted, Ingest
 from app.logs import SharedLines
 from app.mailjet.vocabulary import EVENT_TYPES
 from app.metrics import UNKNOWN, Metrics
-from app.wire import ANSWER_EXTENSION
 
 if TYPE_CHECKING:  # an extra
     from app.tracing.tracer import Tracer
@@ -108,7 +107,7 @@ class Receiver:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
             # Some providers probe the address with GET or HEAD before they post to it.
-            await _answer(scope, send, b"")
+            await _answer(send, b"")
             return
         webhook = scope["path_params"]["webhook"]
         started = time.perf_counter()
@@ -118,7 +117,7 @@ class Receiver:
         try:
             accepted = await self._accept(webhook, scope, receive)
             code, numbers = "200", _numbers_of(accepted)
-            await _answer(scope, send, _body_of(accepted))
+            await _answer(send, _body_of(accepted))
         except Unauthorized:
             code = "401"
             raise
@@ -283,12 +282,7 @@ def _body_of(accepted: Accepted) -> bytes:
     )  # fmt: skip
 
 
-async def _answer(scope: Scope, send: Send, body: bytes) -> None:
-    at_once = scope.get("extensions", {}).get(ANSWER_EXTENSION)
-    if body and at_once is not None:
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
-        if at_once(scope, head % (len(body), _id_of(scope).encode()), body):
-            return
+async def _answer(send: Send, body: bytes) -> None:
     headers = [_JSON, (b"content-length", b"%d" % len(body))] if body else [(b"content-length", b"0")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
