@@ -126,11 +126,20 @@ class GroupCommit:
         self._idle.clear()
         if self._active or self._alarm is not None:
             return  # the turn takes it along, or `_rest` sees it
-        self._alarm = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._alarm_rang)
+        first = min((lane.waiting[0][2] for lane in self._lanes if lane.waiting), default=0.0)
+        left = max(first + LINGER_SECONDS - time.monotonic(), 0.0)
+        self._alarm = asyncio.get_running_loop().call_later(left, self._alarm_rang)
 
     def _alarm_rang(self) -> None:
+        """What it was set for may have gone with others' commits meanwhile, and what waits now have come since."""
         self._alarm = None
-        self.wake()
+        if self._active:
+            return  # as in `wake_later`
+        late = time.monotonic() - LINGER_SECONDS
+        if any(lane.waiting and lane.waiting[0][2] <= late for lane in self._lanes):
+            self.wake()
+        else:
+            self._rest()
 
     async def drain(self) -> None:
         """Wait until nothing waits any more."""

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from app.db import WRITE_THREADS, Database
-from app.group_commit import MAX_ITEMS, GroupCommit
+from app.group_commit import LINGER_SECONDS, MAX_ITEMS, GroupCommit
 from tests.delivery.support import run, until
 
 
@@ -384,6 +384,24 @@ def test_what_nobody_waits_for_is_written_all_the_same(numbers: Database) -> Non
     run(scenario())
     assert stored(numbers) == [0, 1, 2, 3, 4, 5]
     assert work.told_failed == [-1]
+
+
+def test_what_went_with_others_asks_for_no_turn_of_its_own(numbers: Database) -> None:
+    turns: list[object] = []
+
+    async def scenario() -> None:
+        commits = GroupCommit(numbers)
+        lane = commits.lane(Numbers())
+        lane.post(1)
+        alarm = asyncio.get_running_loop().time() + LINGER_SECONDS
+        await lane.submit(2)
+        await until(lambda: asyncio.get_running_loop().time() > alarm + LINGER_SECONDS, "the alarm")
+
+    submit = numbers.submit
+    numbers.submit = lambda turn: turns.append(turn) or submit(turn)  # type: ignore[method-assign, func-returns-value]
+    run(scenario())
+    assert len(turns) == 1
+    assert stored(numbers) == [1, 2]
 
 
 def test_draining_ends_whatever_alarm_is_set(numbers: Database) -> None:
