@@ -12,7 +12,6 @@ import asyncio
 import contextvars
 import logging
 import sys
-from collections import Counter
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -88,7 +87,7 @@ class _Line:
     units: int = 0
     slowest_ms: float = 0.0
     ids: list[str] = field(default_factory=list)
-    numbers: Counter[str] = field(default_factory=Counter)
+    numbers: dict[str, int] = field(default_factory=dict)
 
 
 class SharedLines:
@@ -109,10 +108,15 @@ class SharedLines:
         if not self._waiting:
             # In a context of its own: the line belongs to no request.
             asyncio.get_running_loop().call_later(SHARED_SECONDS, self.flush, context=contextvars.Context())
-        line = self._waiting.setdefault(tuple(place.items()), _Line())
+        key = tuple(place.items())
+        line = self._waiting.get(key)
+        if line is None:
+            line = self._waiting[key] = _Line()
         line.units += 1
         line.slowest_ms = max(line.slowest_ms, seconds * 1000)
-        line.numbers.update(numbers)
+        told = line.numbers
+        for name, number in numbers.items():  # `Counter.update` takes three times as long
+            told[name] = told.get(name, 0) + number
         if len(line.ids) < MOST_IDS:
             line.ids.append(unit_id)
         if self._log.isEnabledFor(logging.DEBUG):

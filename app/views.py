@@ -106,6 +106,8 @@ MAX_INDEXED_BYTES = 800  # two of them share an entry
 def short(text: str) -> str:
     """The start of a clean text that fits beside another one into an index entry: PostgreSQL refuses one over 2,700
     bytes, and with it whatever else was to be written. No address and no type of Mailjet's comes near."""
+    if len(text) * 4 <= MAX_INDEXED_BYTES:
+        return text
     cut = text[:MAX_COLUMN_CHARS]
     encoded = cut.encode()
     return cut if len(encoded) <= MAX_INDEXED_BYTES else encoded[:MAX_INDEXED_BYTES].decode("utf-8", "ignore")

@@ -56,6 +56,8 @@ def is_test(payload: dict[str, Any]) -> bool:
 
 
 def _column(value: Any) -> str | None:
+    if type(value) is str and value.isascii() and "\0" not in value:  # nearly all that comes
+        return value[:MAX_COLUMN_CHARS] or None
     text = as_text(value)
     if text is None:
         return None
@@ -65,5 +67,7 @@ def _column(value: Any) -> str | None:
 
 
 def _id(value: Any) -> str | None:
+    if type(value) is int and 0 < value < 2**64:
+        return str(value)
     text = as_id(value)
     return None if text is None else _column(text)

@@ -64,6 +64,8 @@ def outcome_of(event_type: str, payload: Mapping[str, Any]) -> str:
 
 def reason_of(payload: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """(reason, group). An empty `error` with a value in `error_related_to` that is no group means the value slid."""
+    if "error" not in payload and "error_related_to" not in payload:
+        return None, None
     error, related = as_text(payload.get("error")), as_text(payload.get("error_related_to"))
     if error is not None:
         return error, related if related is not None else _group_of(error)
