@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -27,9 +28,13 @@ from tests.postgres import PostgresServer, running_postgres
 
 # A slow machine is no finding: how long an example takes says more about what else runs there.
 hypothesis.settings.register_profile(
-    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+    "suite", max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
 )
 hypothesis.settings.load_profile("suite")
+
+# Every client makes a TLS context, which reads the machine's hundred authorities for 20 ms. Here is one that has signed
+# nothing and whose key nobody has; a test that speaks TLS brings its own.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("authority.pem"))
 
 LARGE_BYTES = 256 * 1024
 
@@ -46,6 +51,7 @@ def pytest_collection_finish() -> None:
     """What collecting has made stays to the end; looked through again and again it took a tenth of the time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)
 
 
 @pytest.fixture(autouse=True)

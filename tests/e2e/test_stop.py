@@ -25,6 +25,7 @@ from tests.conftest import MakeDatabase
 from tests.e2e.kill9 import Load
 from tests.e2e.service import PASSWORD, ServiceProcess, id_of, ids_in, until
 
+RATE = 400  # events a second: enough to be under load, and the machine is not what is tested
 _events: sa.Table = Event.__table__  # type: ignore[attr-defined]
 _deliveries: sa.Table = Delivery.__table__  # type: ignore[attr-defined]
 
@@ -50,7 +51,7 @@ def sink_server(sink: SampleSink) -> Iterator[LocalServer]:
 
 
 def test_a_stop_under_load_loses_nothing(service: ServiceProcess) -> None:
-    with half_a_post(service) as (slow, rest, event), Load(service.callback_url(), seed=21) as load:
+    with half_a_post(service) as (slow, rest, event), Load(service.callback_url(), seed=21, rate=RATE) as load:
         assert load.first_answer.wait(20)
         service.ask_to_stop()
         refusal = until(lambda: refused(service), "new posts to be refused")
