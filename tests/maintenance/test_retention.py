@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from app.audit.service import audit
 from app.db import Database
 from app.maintenance.expiry import ranges_to_slice
+from app.maintenance.pacing import Pace
 from app.maintenance.retention import Retention, Rules
 from app.migrate import migrate
 from app.models import Attempt, Delivery, Event, LedgerEntry, Quarantined, Replay
 from app.partitions import first_id, list_weeks, week_of
 from tests.factories import insert, make_event, make_quarantined
-from tests.maintenance.support import DAY, NOW, count, every_text, retain, store, stored_ids
+from tests.maintenance.support import DAY, NOW, always, at_once, count, every_text, in_step, retain, store, stored_ids
 
 NINETY = Rules(90)
 
@@ -77,6 +78,26 @@ def test_without_days_nothing_goes(database: Database) -> None:
 
     assert retain(database, Rules(None)).rows.total() == 0
     assert stored_ids(database) == set(kept)
+
+
+def test_a_round_that_finds_nothing_asks_few_questions_and_deletes_nothing(database: Database) -> None:
+    """A service at rest is promised to make no more than a statement a second, also while a round is on."""
+    store(database, 3, days=10)
+    retain(database, NINETY)  # PostgreSQL has its weeks from now on
+    asked: list[str] = []
+
+    def note(*found: object) -> None:
+        asked.append(str(found[2]))
+
+    engines = {database.writer, database.reader} if database.is_sqlite else {database.writer}
+    for engine in engines:
+        sa.event.listen(engine, "before_cursor_execute", note)
+    retention = Retention(NINETY, database, now=lambda: NOW, sleep=at_once, ahead=in_step)
+    asyncio.run(retention.round(Pace(always, sleep=at_once)))
+
+    work = [sql for sql in asked if not sql.startswith(("BEGIN", "PRAGMA"))]
+    assert 2 <= len(work) <= 3, work  # the weeks, the oldest event, what else is old
+    assert not any(sql.startswith("DELETE") for sql in work)
 
 
 def test_quarantine_and_finished_replays_go_by_the_same_days(database: Database) -> None:
