@@ -23,7 +23,6 @@ from sqlalchemy.engine import Connection
 
 from app import ledger, operator_events
 from app.alerts.bounds import Bounds
-from app.bell import Bell
 from app.clock import rfc3339, to_micros, utc_now
 from app.db import Database, after_commit, insert_missing, insert_new, is_outage
 from app.dispatch import sink_states
@@ -81,7 +80,6 @@ class Alerts:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._bell = Bell()
 
     # --- Herald ---
 
@@ -103,7 +101,6 @@ class Alerts:
         told = [rows[event_id][0][:2] for event_id in new]
         ledger.record(connection, ledger.Entry.MADE, events=told, deliveries=map(delivery_key, owed))
         if owed:
-            self._bell.ring(connection)
             after_commit(connection, self._call_stored)
 
     def _call_stored(self) -> None:

@@ -79,6 +79,9 @@ class Outbox(Protocol):
 
     def look_again(self) -> None: ...
 
+    def look_everywhere(self) -> None:
+        """`look_again`, here and on the other replicas."""
+
 
 class SinkRunner:
     """Takes jobs, sends parcels. Every job it is given is let go of exactly once, when its result is recorded."""
@@ -554,6 +557,7 @@ class SinkRunner:
         finally:
             self.pause_changes += 1  # what was read before it was written does not count
             self._is_storing_pause = False
+        self._outbox.look_everywhere()  # the other replicas pause it too
 
     def shed(self) -> None:
         """Give back what a sink that answers nothing will not get to soon: it waits as well in the table, where its
