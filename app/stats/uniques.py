@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -54,8 +55,7 @@ def _sampled(connection: Connection, question: Question, scale: Scale, progress:
     thousand is off by more."""
     if question.interval is not None:
         return _look(connection, question, scale.hours, scale.lowest)
-    events = scale.totals[0]
-    about = events - events % max(events // 100, 1)
+    about = math.floor(math.log(max(scale.totals[0], 1), 1.01))
     key = ("uniques", *asked_of(question), scale.hours[0], scale.lowest, progress.changes, progress.key, about)
     found: Found | None = memory.get(key)
     if found is None:
