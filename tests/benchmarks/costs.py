@@ -8,6 +8,7 @@ the statistics or not yet, sent one by one or in batches.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -143,7 +144,11 @@ def postgres_ms(server: PostgresServer) -> float:
     assert server._process is not None
     postmaster = server._process.pid
     children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-    return sum(cpu_ms(pid) for pid in (postmaster, *map(int, children)))
+    used = 0.0
+    for pid in (postmaster, *map(int, children)):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a worker of autovacuum that has just ended
+            used += cpu_ms(pid)
+    return used
 
 
 def made_database(server: PostgresServer) -> str:
