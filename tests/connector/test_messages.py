@@ -271,9 +271,9 @@ def test_what_mailjet_takes_after_its_sender_died_and_we_looked_is_not_sent_agai
     client, connector, mailjet, account, database
 ):
     """Killed while Mailjet held its answer; the repeat comes before Mailjet is through."""
-    connector._sending = Sending(database, "me", settle=timedelta(seconds=1))
+    now = datetime.now(UTC).replace(microsecond=0)
+    connector._sending = Sending(database, "me", lambda: now, settle=timedelta(seconds=0.2))
     request = SendRequest.model_validate({"messages": [letter(0, custom_id="order-17")]})
-    now = datetime.now(UTC)
     died = Ledger(database, "shop", "k1", request.fingerprint, "dead", lambda: now - timedelta(seconds=6))
     asyncio.run(_leave(died, [Entry("order-17", tried_at=int(now.timestamp()))]))
 
@@ -292,10 +292,10 @@ def test_messages_that_come_to_be_seen_while_they_are_looked_up_are_not_sent_aga
     client, connector, mailjet, account, database
 ):
     """The first was looked for before Mailjet had it, the second after: Mailjet was in the middle of the request."""
-    connector._sending = Sending(database, "me", settle=timedelta(seconds=1))
+    now = datetime.now(UTC).replace(microsecond=0)
+    connector._sending = Sending(database, "me", lambda: now, settle=timedelta(seconds=0.2))
     letters = [letter(n, custom_id=f"order-{n}") for n in range(2)]
     request = SendRequest.model_validate({"messages": letters})
-    now = datetime.now(UTC)
     died = Ledger(database, "shop", "k1", request.fingerprint, "dead", lambda: now - timedelta(seconds=6))
     asyncio.run(_leave(died, [Entry(f"order-{n}", tried_at=int(now.timestamp())) for n in range(2)]))
 
