@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 
-from app.rollups.cells import Unit, View, digest_of
+from app.rollups.cells import Unit, View, digest_of, level_of
 from app.rollups.store import Progress, cells, members
 from app.stats.answering import Row, RowKey, Rows
 from app.stats.asking import Question, asked_of
@@ -23,6 +23,7 @@ from app.stats.statements import Parts, between, cell_conditions, grouped, of_ce
 Found = dict[RowKey, tuple[int, int]]
 """Row -> (recipients, messages)."""
 _FOUND_BYTES = 300
+LOOSE_ENOUGH, LOOSE_SHARE = 30, 4  # so many of a row, and one in so many of it, make it worth asking whom they are about
 
 
 def count_uniques(
@@ -31,29 +32,36 @@ def count_uniques(
 ) -> None:  # fmt: skip
     """Fills in `rows`, which are all of the answer's or those of the scale's hours. `loose` are events that no counts
     hold yet."""
-    if scale.lowest:
-        found = _sampled(connection, question, scale, progress, memory)
-        for key, row in rows.items():
-            told = (_guess(number << scale.lowest, row, loose.rows.get(key)) for number in found.get(key, (0, 0)))
-            row.recipients, row.messages = told
+    apart = loose.rows and (not scale.lowest or any(_is_mostly(found, rows[key]) for key, found in loose.rows.items()))
+    if apart:
+        people = _digests(loose.people(connection, question), progress.key, scale.lowest)
+        found = _look(connection, question, scale.hours, scale.lowest, people)
     else:
-        people = _digests(loose.people(connection, question), progress.key) if loose.rows else []
-        found = _look(connection, question, scale.hours, 0, people)
-        for key, row in rows.items():
-            row.recipients, row.messages = found.get(key, (0, 0))
+        found = _counted(connection, question, scale, progress, memory)
+    for key, row in rows.items():
+        row.recipients, row.messages = found.get(key, (0, 0))
+        if scale.lowest:
+            missing = None if apart else loose.rows.get(key)
+            row.recipients = _guess(row.recipients << scale.lowest, row, missing)
+            row.messages = _guess(row.messages << scale.lowest, row, missing)
 
 
-def _guess(counted: int, row: Row, loose: Row | None) -> int:
-    """From what the sample says of the counted events, in proportion for all of the row; no more than there are events,
-    and that there is somebody."""
-    rest = row.total - (0 if loose is None else loose.total)
-    return max(1, min(counted * row.total // rest if rest else row.total, row.total))
+def _guess(sampled: int, row: Row, missing: Row | None) -> int:
+    """From what the sample says of all events but the missing ones, in proportion for all of the row; no more than
+    there are events, and that there is somebody."""
+    rest = row.total - (0 if missing is None else missing.total)
+    return max(1, min(sampled * row.total // rest if rest else row.total, row.total))
 
 
-def _sampled(connection: Connection, question: Question, scale: Scale, progress: Progress, memory: Memory) -> Found:
-    """Of a table what was found when there were about as many events, to within a hundredth: a guess from a few
-    thousand is off by more."""
-    if question.interval is not None:
+def _is_mostly(loose: Row, row: Row) -> bool:
+    """Would what the counted events say be a poor guess at the rest?"""
+    return loose.total >= LOOSE_ENOUGH and loose.total * LOOSE_SHARE > row.total
+
+
+def _counted(connection: Connection, question: Question, scale: Scale, progress: Progress, memory: Memory) -> Found:
+    """Of a sampled table what was found when there were about as many events, to within a hundredth: a guess from a
+    few thousand is off by more."""
+    if question.interval is not None or not scale.lowest:
         return _look(connection, question, scale.hours, scale.lowest)
     about = math.floor(math.log(max(scale.totals[0], 1), 1.01))
     key = ("uniques", *asked_of(question), scale.hours[0], scale.lowest, progress.changes, progress.key, about)
@@ -75,7 +83,8 @@ def _look(
             found |= _found(connection.execute(counted_statement(question, part, lowest)))
     if people:
         given = {"loose": orjson.dumps(people).decode()}
-        found |= _found(connection.execute(unique_statement(connection.dialect.name, question, beside), given))
+        both = unique_statement(connection.dialect.name, question, beside, lowest)
+        found |= _found(connection.execute(both, given))
     return found
 
 
@@ -98,11 +107,11 @@ def counted_statement(question: Question, hours: Hours, lowest: int) -> sa.Selec
     return wanted.with_only_columns(*keys, *_different(members.c)).group_by(*parted(question, keys))
 
 
-def unique_statement(dialect: str, question: Question, hours: Hours) -> sa.Select[Any]:
-    """The same of all counted events and of those in the parameter `loose`."""
+def unique_statement(dialect: str, question: Question, hours: Hours, lowest: int) -> sa.Select[Any]:
+    """The same of counted events and of those in the parameter `loose`."""
     keys = grouped(question, members.c.hour, Unit.HOUR)
     named = [key.label(f"k{number}") for number, key in enumerate(keys)]
-    counted = _members(question, hours, 0).with_only_columns(*named, members.c.recipient, members.c.message)
+    counted = _members(question, hours, lowest).with_only_columns(*named, members.c.recipient, members.c.message)
     both = sa.union_all(counted, _loose_rows(dialect, len(keys))).subquery()
     alike = [both.c[f"k{number}"] for number in range(len(keys))]
     return sa.select(*alike, *_different(both.c)).group_by(*alike)
@@ -136,5 +145,7 @@ def _loose_rows(dialect: str, keys: int) -> sa.Select[Any]:
     ).select_from(each)
 
 
-def _digests(people: Iterable[Sequence[Any]], key: bytes) -> list[list[Any]]:
-    return [[*found[:-2], digest_of(found[-2], key), digest_of(found[-1], key)] for found in people]
+def _digests(people: Iterable[Sequence[Any]], key: bytes, lowest: int) -> list[list[Any]]:
+    """Those that are in the sample."""
+    known = [[*found[:-2], digest_of(found[-2], key), digest_of(found[-1], key)] for found in people]
+    return [person for person in known if level_of(person[-2] or person[-1]) >= lowest]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -230,6 +230,31 @@ def test_a_sample_holds_what_is_not_counted_yet(client, database, fold, monkeypa
 
     assert all(400 < number < 800 for number in before)
     assert all(1300 < number < 2300 for number in told())
+
+
+def test_of_a_row_that_is_mostly_not_counted_yet_the_sample_is_taken_from_that_too(
+    client, database, fold, monkeypatch
+):
+    """A day, and a domain, of which three events a message have just come: not as many messages as events, nor one."""
+    for name, most in {"EXACT": 500, "EXACT_LONG": 500, "SAMPLE": 250}.items():
+        monkeypatch.setattr(scale, name, most)
+
+    def tell_of(domain: str, messages: int, times: int, at: datetime) -> None:
+        insert(database, Event, [
+            event_values(email=f"{n}@{domain}", message_id=f"{domain}{n}", occurred_at=at, automated=False)
+            for n in range(messages) for _ in range(times)
+        ])  # fmt: skip
+
+    tell_of("example.com", 1000, 1, START)
+    tell_of("example.org", 3, 1, START + timedelta(days=1))
+    fold()
+    tell_of("example.org", 400, 3, START + timedelta(days=1))
+    days, domains = ask(client), client.get("/v1/stats/domains").json()
+
+    assert not days["unique_exact"] and not domains["unique_exact"]
+    for told in (days["data"][1], domains["data"][0]):
+        assert told["counts"] == {"open": 1203}
+        assert all(250 < number < 600 for number in told["unique"].values())
 
 
 def test_a_tail_that_is_too_long_is_told(client, database, fold, monkeypatch):
