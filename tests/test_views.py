@@ -55,7 +55,7 @@ def test_a_flat_event_is_shown_alike_quickly_and_carefully(payload: dict[str, An
     row = event_values() | {"raw": json.dumps(payload, ensure_ascii=ascii_only)}
 
     quick = dump(event_view(row, include_raw=False))
-    with mock.patch("app.views.decode_plain", return_value=None):
+    with mock.patch("app.views.decode_quickly", return_value=None):
         careful = dump(event_view(row, include_raw=False))
 
     assert quick == careful

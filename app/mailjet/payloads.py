@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, cast
 
@@ -89,20 +89,26 @@ def _quick(body: bytes) -> MailjetEvent | None:
     event, time = value.get("event"), value.get("time")
     if type(event) is not str or not event or type(time) is not int or not 0 <= time <= LATEST_TIME:
         return None
-    if not _PLAIN.issuperset(map(type, value.values())):
+    if not is_plain(value.values()):
         return None
     return MailjetEvent(event, time, value, body.decode())
 
 
-def decode_plain(raw: str) -> dict[str, Any] | None:
-    """`decode` for a flat event without odd numbers and letters, in a quarter of the time; None for everything else."""
+def decode_quickly(raw: str) -> dict[str, Any] | None:
+    """The members of an event without odd letters, in a fifth of the time of `decode`; None for everything else. What
+    is not `is_plain` among them may have lost digits."""
     if "\\u0000" in raw:
         return None
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:  # lone surrogates, too
         return None
-    return value if type(value) is dict and _PLAIN.issuperset(map(type, value.values())) else None
+    return value if type(value) is dict else None
+
+
+def is_plain(values: Iterable[Any]) -> bool:
+    """No numbers but whole ones, and nothing nested."""
+    return _PLAIN.issuperset(map(type, values))
 
 
 def decode(raw: str) -> Any:

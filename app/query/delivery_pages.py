@@ -28,7 +28,7 @@ def read_deliveries(connection: Connection, query: DeliveryQuery, position: Posi
     """A page of deliveries after `position` (event_id, sink)."""
     by_index(connection)
     if query.event_id:
-        return page_of(fetch(connection, sorted_deliveries(query, position, by_index=False)), KEYS, query.limit)
+        return page_of(fetch(connection, sorted_deliveries(query, position, by_index=False), query.limit), KEYS, query.limit)
     states = set(query.state)
     if len(states) == 1 and states < {DeliveryState.DEAD, DeliveryState.PENDING}:
         found = _by_state(connection, query, position)
@@ -44,7 +44,7 @@ def _by_state(connection: Connection, query: DeliveryQuery, position: Position |
         return Page((), None)  # none is in that state
     query = query.model_copy(update={"sink": sinks})
     if is_few(connection, deliveries, index_conditions(query), MOST_SORTED):
-        return page_of(fetch(connection, sorted_deliveries(query, position)), KEYS, query.limit)
+        return page_of(fetch(connection, sorted_deliveries(query, position), query.limit), KEYS, query.limit)
     if query.state[0] is DeliveryState.PENDING or query.webhook or query.type or query.after or query.before:
         return None
     walks = [dead_walk(query, sink, position) for sink in sinks]

@@ -85,7 +85,7 @@ def read_events(connection: Connection, query: EventQuery, position: Position | 
     query = asked.query
     for served in _selective(asked):
         if _leads_to_few(connection, query, served):
-            return page_of(fetch(connection, asked.sorted(served)), KEYS, query.limit)
+            return page_of(fetch(connection, asked.sorted(served), query.limit), KEYS, query.limit)
     if (campaign := asked.campaign) is not None:
         return read_walk(connection, campaign_walk(asked, campaign), query.limit, enough)
     if query.webhook or query.type:
@@ -105,7 +105,7 @@ def _read_by_type(connection: Connection, asked: Asked, enough: Enough) -> Page:
         return read_merged(connection, walks, limit)
     named = Asked(asked.query.model_copy(update={"webhook": webhooks}), asked.position)
     if (asked.query.webhook or 0 < len(webhooks) <= MOST_MERGED) and _leads_to_few(connection, named.query, PAIR):
-        return page_of(fetch(connection, named.sorted(PAIR)), KEYS, limit)
+        return page_of(fetch(connection, named.sorted(PAIR), limit), KEYS, limit)
     return read_walk(connection, asked.walk(), limit, enough)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from app.db import read_many
 from app.query.cursor import Position
 from app.query.walks import Keys, Walk, merged_page, position_of
 
@@ -25,6 +26,7 @@ DEFAULT_SECONDS = 2.0
 FIRST_STEP = 2_000  # rows; found along the index in 0.1 ms, read in 5
 LARGEST_STEP = 32_000  # 0.1 to 0.3 s, by which a page can be late
 GROWTH = 4
+MANY = 200  # rows from which on it pays to read them as one value
 _BY_INDEX = "SELECT " + ", ".join(
     f"set_config('enable_{way}', 'off', true)" for way in ("seqscan", "bitmapscan", "sort", "incremental_sort")
 )
@@ -51,13 +53,13 @@ def within(seconds: float) -> Enough:
 def read_walk(connection: Connection, walk: Walk, limit: int, enough: Enough) -> Page:
     """The next rows of a walk: `limit` of them, or as many as are met until it is `enough`."""
     if not walk.besides:
-        return page_of(fetch(connection, walk.page(limit + 1)), walk.keys, limit)
+        return page_of(fetch(connection, walk.page(limit + 1), limit), walk.keys, limit)
     rows: list[Row] = []
     step = FIRST_STEP
     while True:
         edge = _edge(connection, walk, step)
         part = walk if edge is None else walk.upto(edge)
-        rows += fetch(connection, part.page(limit + 1 - len(rows)))
+        rows += fetch(connection, part.page(limit + 1 - len(rows)), limit)
         if edge is None or len(rows) > limit:
             return page_of(rows, walk.keys, limit)
         if len(rows) == limit or enough():
@@ -67,7 +69,7 @@ def read_walk(connection: Connection, walk: Walk, limit: int, enough: Enough) ->
 
 
 def read_merged(connection: Connection, walks: Sequence[Walk], limit: int) -> Page:
-    return page_of(fetch(connection, merged_page(walks, limit + 1)), walks[0].keys, limit)
+    return page_of(fetch(connection, merged_page(walks, limit + 1), limit), walks[0].keys, limit)
 
 
 def page_of(rows: Sequence[Row], keys: Keys, limit: int) -> Page:
@@ -91,10 +93,12 @@ def by_index(connection: Connection) -> None:
         connection.exec_driver_sql(_BY_INDEX)
 
 
-def fetch(connection: Connection, statement: sa.Select[Any]) -> list[Row]:
-    result = connection.execute(statement)
-    names = tuple(result.keys())
-    return [dict(zip(names, row, strict=True)) for row in result.all()]
+def fetch(connection: Connection, statement: sa.Select[Any], about: int = 1) -> list[Row]:
+    """The rows of a statement that finds `about` so many; of many, times are in microseconds and not `datetime`."""
+    names = tuple(statement.selected_columns.keys())
+    is_many = about >= MANY and not any(isinstance(column.type, sa.LargeBinary) for column in statement.selected_columns)
+    rows: Sequence[Sequence[Any]] = read_many(connection, statement) if is_many else connection.execute(statement).all()
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _edge(connection: Connection, walk: Walk, rows: int) -> Position | None:

@@ -149,12 +149,9 @@ def rates(kinds: Mapping[Kind, int], *, needed: Set[str] = frozenset(RATES)) -> 
         if not automated and outcome != _DEFERRED:
             ended[kind] = ended.get(kind, 0) + count
     sent = ended.get("sent", 0)
-    attempts = sum(ended.get(kind, 0) for kind in ATTEMPTED)
-    return {
-        name: _ratio(ended.get(kind, 0), attempts if types is ATTEMPTED else sent) if name in needed else None
-        for name, (kind, types) in RATES.items()
-    }
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return round(part / whole, 6) if whole else None
+    attempts = sent + ended.get("bounce", 0) + ended.get("blocked", 0)
+    found: dict[str, float | None] = {}
+    for name, (kind, types) in RATES.items():
+        whole = attempts if types is ATTEMPTED else sent
+        found[name] = round(ended.get(kind, 0) / whole, 6) if whole and name in needed else None
+    return found

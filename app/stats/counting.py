@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from app.db import read_many
 from app.rollups.cells import ALL_FIELDS, Unit, View
 from app.rollups.store import Progress, counts, members
 from app.stats.answering import Row, Rows
@@ -92,7 +93,7 @@ def whole_statement(question: Question, hours: tuple[int, int]) -> sa.Select[Any
 
 
 def _read(connection: Connection, statement: sa.Select[Any]) -> Sequence[Any]:
-    found = connection.execute(statement.limit(MOST_CELL_ROWS + 1)).all()
+    found = read_many(connection, statement.limit(MOST_CELL_ROWS + 1))
     if len(found) > MOST_CELL_ROWS:
         raise too_much(f"more than {MOST_CELL_ROWS} counts: ask for a shorter time, fewer groups or a narrower filter")
     return found

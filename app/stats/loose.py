@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.clock import from_micros
+from app.db import read_many
 from app.filters import Condition, EventFilters, event_conditions
 from app.rollups.cells import HOUR_MICROS, Unit
 from app.rollups.store import Progress, events
@@ -42,10 +43,10 @@ class Loose:
         for key, row in self.rows.items():
             rows.setdefault(key, Row()).kinds.update(row.kinds)
 
-    def people(self, connection: Connection, question: Question) -> Iterator[sa.Row[Any]]:
+    def people(self, connection: Connection, question: Question) -> Iterator[list[Any]]:
         """(bucket, value of each grouped field …, email, message id) of every event."""
         for part in self.parts:
-            yield from connection.execute(people_statement(question, part)).all()
+            yield from read_many(connection, people_statement(question, part))
 
 
 def read_loose(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -11,7 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 
-from app.rollups.cells import Unit, View, digest_of, level_of
+from app.db import read_many
+from app.rollups.cells import Unit, View, digest_of
 from app.rollups.store import Progress, cells, members
 from app.stats.answering import Row, RowKey, Rows
 from app.stats.asking import Question, asked_of
@@ -80,11 +82,11 @@ def _look(
     found: Found = {}
     for part in ((hours[0], beside[0]), (beside[1], hours[1])):
         if part[0] < part[1]:
-            found |= _found(connection.execute(counted_statement(question, part, lowest)))
+            found |= _found(read_many(connection, counted_statement(question, part, lowest)))
     if people:
         given = {"loose": orjson.dumps(people).decode()}
         both = unique_statement(connection.dialect.name, question, beside, lowest)
-        found |= _found(connection.execute(both, given))
+        found |= _found(read_many(connection, both.params(**given)))
     return found
 
 
@@ -96,8 +98,8 @@ def _hours_with(question: Question, hours: Hours, people: Sequence[Sequence[Any]
     return hours_of(question, min(buckets), hours)[0], hours_of(question, max(buckets), hours)[1]
 
 
-def _found(result: Any) -> Found:
-    return {tuple(row[:-2]): (row[-2], row[-1]) for row in result.all()}
+def _found(rows: Iterable[Sequence[Any]]) -> Found:
+    return {tuple(row[:-2]): (row[-2], row[-1]) for row in rows}
 
 
 def counted_statement(question: Question, hours: Hours, lowest: int) -> sa.Select[Any]:
@@ -147,5 +149,15 @@ def _loose_rows(dialect: str, keys: int) -> sa.Select[Any]:
 
 def _digests(people: Iterable[Sequence[Any]], key: bytes, lowest: int) -> list[list[Any]]:
     """Those that are in the sample."""
-    known = [[*found[:-2], digest_of(found[-2], key), digest_of(found[-1], key)] for found in people]
-    return [person for person in known if level_of(person[-2] or person[-1]) >= lowest]
+    others = (1 << lowest) - 1
+    found = []
+    for *place, email, message_id in people:
+        recipient = _known_digest(email, key)
+        message = _known_digest(message_id, key) if not recipient & others else 0
+        if not (recipient or message) & others:
+            found.append([*place, recipient, message])
+    return found
+
+
+# What is not counted yet is asked about again and again until it is.
+_known_digest = lru_cache(maxsize=8192)(digest_of)

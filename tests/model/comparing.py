@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -233,14 +234,17 @@ class Comparison:
         for name in got.keys() & wanted.keys():
             if not told["unique_exact"]:
                 guess, truth = got[name].pop("unique"), wanted[name].pop("unique")
-                near = truth if _near(guess, truth) else guess
+                near = truth if _near(guess, truth, told["unique_sample"]) else guess
                 self.note("uniques of a sample, near enough", (asked, name, told["unique_sample"]), near, truth)
             self.note(what, (asked, name), got[name], wanted[name])
 
 
-def _near(guess: Mapping[str, int], truth: Mapping[str, int]) -> bool:
-    """At most a third off where there are enough to tell."""
-    return all(abs(guess[name] - number) <= max(number / 3, 100) for name, number in truth.items())
+def _near(guess: Mapping[str, int], truth: Mapping[str, int], sample: float) -> bool:
+    """At most a third off, or five times what chance does to a sample of so few."""
+    return all(
+        abs(guess[name] - number) <= max(number / 3, 5 * math.sqrt(number * (1 / sample - 1)))
+        for name, number in truth.items()
+    )  # fmt: skip
 
 
 def _params(filters: Mapping[str, Any]) -> dict[str, Any]:
