@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -43,13 +42,16 @@ _PLACES = {name: ALL_FIELDS.index(name) for name in ALL_FIELDS}
 class Row:
     """What happened, by (type, outcome, automated); and how many different recipients and messages it was about."""
 
-    kinds: Counter[Kind] = field(default_factory=Counter)
+    kinds: dict[Kind, int] = field(default_factory=dict)
     recipients: int = 0
     messages: int = 0
 
     @property
     def total(self) -> int:
-        return self.kinds.total()
+        return sum(self.kinds.values())
+
+    def add(self, kind: Kind, count: int) -> None:
+        self.kinds[kind] = self.kinds.get(kind, 0) + count
 
 
 Rows = dict[RowKey, Row]
@@ -87,7 +89,7 @@ def _sortable(key: RowKey) -> tuple[Any, ...]:
 def views_of(rows: Rows, question: Question) -> list[dict[str, Any]]:
     """The rows of contract shape, in their order."""
     needed = frozenset(_comparable(question))
-    starts = {key[0]: _start_of(key[0], question) for key in rows}
+    starts = {bucket: _start_of(bucket, question) for bucket in {key[0] for key in rows}}
     return [_view_of(key, row, question, starts[key[0]], needed) for key, row in ordered(rows, question)]
 
 

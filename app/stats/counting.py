@@ -6,6 +6,7 @@ of the time of joining each count with its cell and grouping by their texts.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,20 +37,32 @@ def count(connection: Connection, question: Question, how: Plan, progress: Progr
         reads = [_read(connection, whole_statement(question, how.hours))]
     else:
         reads = [_read_span(connection, question, how.view, span, progress, memory) for span in how.spans]
-    found = [row for read in reads for row in read]
+    return _summed([row for read in reads for row in read], question, connection, memory)
+
+
+def _summed(found: Sequence[Any], question: Question, connection: Connection, memory: Memory) -> Rows:
+    """(bucket, cell, events) -> rows. Thousands of them for a few hundred rows: they are added up under whole numbers,
+    which takes a fifth of the time of a key's tuple each."""
     group = [ALL_FIELDS.index(name) for name in question.group_by]
-    parts = {
-        cell: (tuple(values[at] for at in group), tuple(values[at] for at in _KIND))
-        for cell, values in memory.read_cells(connection, {row[1] for row in found}).items()
-    }
+    numbers: dict[tuple[Any, ...], int] = {}
+    number_of: dict[int, int] = {}
+    for cell, values in memory.read_cells(connection, {row[1] for row in found}).items():
+        part = (tuple([values[at] for at in group]), tuple([values[at] for at in _KIND]))
+        number_of[cell] = numbers.setdefault(part, len(numbers))
+    sums: defaultdict[int, int] = defaultdict(int)
+    width = len(numbers) or 1
+    for bucket, cell, events in found:
+        sums[bucket * width + number_of[cell]] += events
+    parts = list(numbers)
     rows: Rows = {}
-    for bucket, cell, number in found:
-        values, kind = parts[cell]
-        key = (bucket, *values)
+    for place, events in sums.items():
+        bucket, number = divmod(place, width)
+        group_values, kind = parts[number]
+        key = (bucket, *group_values)
         row = rows.get(key)
         if row is None:
             row = rows[key] = Row()
-        row.kinds[kind] += number
+        row.add(kind, events)
     return rows
 
 

@@ -41,7 +41,9 @@ class Loose:
 
     def add_to(self, rows: Rows) -> None:
         for key, row in self.rows.items():
-            rows.setdefault(key, Row()).kinds.update(row.kinds)
+            whole = rows.setdefault(key, Row())
+            for kind, number in row.kinds.items():
+                whole.add(kind, number)
 
     def people(self, connection: Connection, question: Question) -> Iterator[list[Any]]:
         """(bucket, value of each grouped field …, email, message id) of every event."""
@@ -65,7 +67,7 @@ def read_loose(
     for part in parts:
         for found in connection.execute(loose_statement(question, part)):
             kind = (found[width], found[width + 1], found[width + 2])
-            rows.setdefault(tuple(found[:width]), Row()).kinds[kind] += found[-1]
+            rows.setdefault(tuple(found[:width]), Row()).add(kind, found[-1])
     return Loose(rows, tuple(parts)), as_of
 
 

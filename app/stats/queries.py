@@ -103,7 +103,7 @@ def _from_events(connection: Connection, question: Question) -> Answer:
 def _add_facts(rows: Rows, facts: Iterable[Fact], question: Question) -> None:
     key_of = keys_by(question)
     for fact in facts:
-        rows.setdefault(key_of(fact), Row()).kinds[kind_of(fact)] += 1
+        rows.setdefault(key_of(fact), Row()).add(kind_of(fact), 1)
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------
