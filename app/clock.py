@@ -41,7 +41,7 @@ def rfc3339(moment: datetime) -> str:
 
 
 def rfc3339_of_micros(micros: int) -> str:
-    """The same of microseconds since 1970, in a third of the time: what is told together is often of the same second."""
+    """The same of microseconds since 1970, in a third of the time: many that are told together share a second."""
     second, rest = divmod(micros, 1_000_000)
     return f"{_second_text(second)}.{rest:06d}Z" if rest else f"{_second_text(second)}Z"
 

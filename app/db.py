@@ -18,7 +18,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -313,21 +313,34 @@ def _last_keys(connection: Connection, table: str, key: str, count: int) -> set[
     return found
 
 
-def read_many(connection: Connection, statement: sa.Select[Any]) -> list[list[Any]]:
+def read_many(
+    connection: Connection, statement: sa.Select[Any], values: Mapping[str, Any] | None = None
+) -> list[list[Any]]:
     """The rows of a statement that finds many, in its order; times in microseconds, on SQLite truth as 0 and 1.
+    `values` are the parameters of a statement that is used again and again.
 
     They come as one JSON array, for the same reason as rows go in: sqlite3 lets go of the interpreter lock for each row
     that it steps to, and beside a busy event loop a page of a thousand events waited for it a thousand times. Not for a
     few rows: the statement costs as much again to make. Bytes cannot be read so.
     """
+    array = (_as_array if values is None else _as_known_array)(statement, connection.dialect.name)
+    text: str | None = connection.execute(array, values or {}).scalar_one()
+    return orjson.loads(text) if text else []
+
+
+def _as_array(statement: sa.Select[Any], dialect: str) -> sa.Select[Any]:
     found = statement.subquery()
     # As numbers, of times: their type would have the array's values pass through it, and has no say within it.
-    row = [sa.type_coerce(column, sa.BigInteger) if isinstance(column.type, UTCDateTime) else column for column in found.c]
+    row = [
+        sa.type_coerce(column, sa.BigInteger) if isinstance(column.type, UTCDateTime) else column for column in found.c
+    ]
     array: sa.ColumnElement[str] = sa.func.json_group_array(sa.func.json_array(*row))
-    if connection.dialect.name != "sqlite":
+    if dialect != "sqlite":
         array = sa.cast(sa.func.json_agg(sa.func.json_build_array(*row)), sa.Text)
-    text: str | None = connection.execute(sa.select(array)).scalar_one()
-    return orjson.loads(text) if text else []
+    return sa.select(array)
+
+
+_as_known_array = lru_cache(maxsize=256)(_as_array)
 
 
 def chunks(rows: Sequence[T], most: int = 128) -> Iterator[Sequence[T]]:

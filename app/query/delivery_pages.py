@@ -28,7 +28,9 @@ def read_deliveries(connection: Connection, query: DeliveryQuery, position: Posi
     """A page of deliveries after `position` (event_id, sink)."""
     by_index(connection)
     if query.event_id:
-        return page_of(fetch(connection, sorted_deliveries(query, position, by_index=False), query.limit), KEYS, query.limit)
+        return page_of(
+            fetch(connection, sorted_deliveries(query, position, by_index=False), query.limit), KEYS, query.limit
+        )
     states = set(query.state)
     if len(states) == 1 and states < {DeliveryState.DEAD, DeliveryState.PENDING}:
         found = _by_state(connection, query, position)

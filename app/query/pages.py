@@ -96,7 +96,9 @@ def by_index(connection: Connection) -> None:
 def fetch(connection: Connection, statement: sa.Select[Any], about: int = 1) -> list[Row]:
     """The rows of a statement that finds `about` so many; of many, times are in microseconds and not `datetime`."""
     names = tuple(statement.selected_columns.keys())
-    is_many = about >= MANY and not any(isinstance(column.type, sa.LargeBinary) for column in statement.selected_columns)
+    is_many = about >= MANY and not any(
+        isinstance(column.type, sa.LargeBinary) for column in statement.selected_columns
+    )
     rows: Sequence[Sequence[Any]] = read_many(connection, statement) if is_many else connection.execute(statement).all()
     return [dict(zip(names, row, strict=True)) for row in rows]
 

@@ -37,6 +37,16 @@ class TableQuery(Filters):
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """What is asked, whatever the time: equal ones are answered by the same statements. `filters` have no time."""
+
+    asked: tuple[object, ...]
+    filters: EventFilters = field(compare=False)
+    group_by: tuple[str, ...] = field(compare=False)
+    interval: Interval | None = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """What is to be counted. Without an `interval` a row has no time; with `top` only the largest rows count, and only
     those with a value in one of the fields."""
@@ -45,6 +55,13 @@ class Question:
     group_by: tuple[str, ...]
     interval: Interval | None = None
     top: int | None = None
+    shape: Shape = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        filters = self.filters.model_copy(update={"after": [], "before": []})
+        values = tuple(sorted((name, tuple(values)) for name, values in filters.normalised().items()))
+        asked = (values, self.group_by, self.interval)
+        object.__setattr__(self, "shape", Shape(asked, filters, self.group_by, self.interval))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +150,6 @@ def spans_of(start: int, end: int, interval: Interval | None) -> tuple[Span, ...
         Span(Unit.HOUR, last_day * HOURS_OF_A_DAY, end),
     )
     return tuple(span for span in spans if span.start < span.end)
-
-
-def asked_of(question: Question) -> tuple[object, ...]:
-    """What tells the question from others about the same time."""
-    filters = question.filters.model_copy(update={"after": [], "before": []}).normalised()
-    return (
-        tuple(sorted((name, tuple(values)) for name, values in filters.items())),
-        question.group_by,
-        question.interval,
-    )
 
 
 def too_much(detail: str) -> Invalid:

@@ -17,9 +17,19 @@ from app.db import read_many
 from app.rollups.cells import ALL_FIELDS, Unit, View
 from app.rollups.store import Progress, counts, members
 from app.stats.answering import Row, Rows
-from app.stats.asking import Plan, Question, Span, asked_of, too_much
+from app.stats.asking import Plan, Question, Shape, Span, too_much
 from app.stats.memory import Memory
-from app.stats.statements import between, bucket_of, of_cells, of_levels, parted, total, within
+from app.stats.statements import (
+    between,
+    bucket_of,
+    from_to,
+    made_once,
+    of_cells,
+    of_levels,
+    parted,
+    total,
+    within,
+)
 
 MOST_CELL_ROWS = 100_000  # of one statement
 MOST_WHOLE = 100_000  # events looked at where the question's fields are in no view together
@@ -34,7 +44,7 @@ def count(connection: Connection, question: Question, how: Plan, progress: Progr
     if how.view is View.WHOLE:
         if sum(total(connection, span) for span in how.spans) > MOST_WHOLE:
             raise too_much("these fields together are counted event by event: ask for a shorter time")
-        reads = [_read(connection, whole_statement(question, how.hours))]
+        reads = [_read(connection, whole_statement(question.shape), how.hours)]
     else:
         reads = [_read_span(connection, question, how.view, span, progress, memory) for span in how.spans]
     return _summed([row for read in reads for row in read], question, connection, memory)
@@ -71,42 +81,51 @@ def _read_span(
 ) -> Sequence[Any]:
     """Of a table the days before the last one are added up once, and hold as long as the number of all their events."""
     if question.interval is not None or span.unit is Unit.HOUR:
-        return _read(connection, counted_statement(question, view, span))
-    days = sa.select(sa.func.max(counts.c.start)).where(*within(View.TOTAL, span))
-    last = connection.execute(days).scalar() or span.start
+        return _read(connection, counted_statement(question.shape, view, span.unit), (span.start, span.end))
+    statement = counted_statement(question.shape, view, span.unit)
+    last = connection.execute(_last_statement(span.unit), from_to(span.start, span.end)).scalar() or span.start
     past = Span(span.unit, span.start, last)
     state = (past, progress.changes, progress.key, total(connection, past))
-    key = ("counts", *asked_of(question), view, *state)
+    key = ("counts", question.shape, view, *state)
     found: Sequence[Any] | None = memory.get(key)
     if found is None:
-        found = _read(connection, counted_statement(question, view, past))
+        found = _read(connection, statement, (past.start, past.end))
         memory.put(key, found, len(found) * _FOUND_BYTES)
-    return [*found, *_read(connection, counted_statement(question, view, Span(span.unit, last, span.end)))]
+    return [*found, *_read(connection, statement, (last, span.end))]
 
 
-def counted_statement(question: Question, view: View, span: Span) -> sa.Select[Any]:
+@made_once
+def _last_statement(unit: Unit) -> sa.Select[Any]:
+    return sa.select(sa.func.max(counts.c.start)).where(*within(View.TOTAL, unit))
+
+
+@made_once
+def counted_statement(shape: Shape, view: View, unit: Unit) -> sa.Select[Any]:
     """(bucket, cell, events)."""
-    bucket = bucket_of(question, counts.c.start, span.unit).label("bucket")
+    bucket = bucket_of(shape, counts.c.start, unit).label("bucket")
     summed = sa.cast(sa.func.sum(counts.c.count), sa.BigInteger)
     return (
         sa.select(bucket, counts.c.cell, summed)
-        .where(*within(view, span), *of_cells(counts.c.cell, view, question.filters))
-        .group_by(*parted(question, [bucket]), counts.c.cell)
+        .where(*within(view, unit), *of_cells(counts.c.cell, view, shape.filters))
+        .group_by(*parted(shape, [bucket]), counts.c.cell)
+        .limit(MOST_CELL_ROWS + 1)
     )
 
 
-def whole_statement(question: Question, hours: tuple[int, int]) -> sa.Select[Any]:
+@made_once
+def whole_statement(shape: Shape) -> sa.Select[Any]:
     """The same from the single events, where no view has all the fields."""
-    bucket = bucket_of(question, members.c.hour, Unit.HOUR).label("bucket")
+    bucket = bucket_of(shape, members.c.hour, Unit.HOUR).label("bucket")
     return (
         sa.select(bucket, members.c.cell, sa.func.count())
-        .where(*of_levels(0), *between(hours), *of_cells(members.c.cell, View.WHOLE, question.filters))
-        .group_by(*parted(question, [bucket]), members.c.cell)
+        .where(*of_levels(0), *between(), *of_cells(members.c.cell, View.WHOLE, shape.filters))
+        .group_by(*parted(shape, [bucket]), members.c.cell)
+        .limit(MOST_CELL_ROWS + 1)
     )
 
 
-def _read(connection: Connection, statement: sa.Select[Any]) -> Sequence[Any]:
-    found = read_many(connection, statement.limit(MOST_CELL_ROWS + 1))
+def _read(connection: Connection, statement: sa.Select[Any], units: tuple[int, int]) -> Sequence[Any]:
+    found = read_many(connection, statement, from_to(*units))
     if len(found) > MOST_CELL_ROWS:
         raise too_much(f"more than {MOST_CELL_ROWS} counts: ask for a shorter time, fewer groups or a narrower filter")
     return found

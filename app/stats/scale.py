@@ -15,9 +15,9 @@ from sqlalchemy.engine import Connection
 
 from app.rollups.cells import HOURS_OF_A_DAY, TOP_LEVEL, Unit, View
 from app.rollups.store import counts
-from app.stats.asking import Plan, Question, Span, spans_of, used_filters
+from app.stats.asking import Plan, Question, Shape, spans_of, used_filters
 from app.stats.loose import Loose
-from app.stats.statements import bucket_of, of_cells, total, totals, within
+from app.stats.statements import bucket_of, from_to, made_once, of_cells, total, totals, within
 
 EXACT = 60_000  # events of a day up to which recipients and messages are told apart one by one,
 EXACT_LONG = 20_000  # and of a longer range;
@@ -47,7 +47,7 @@ def scale_of(connection: Connection, question: Question, how: Plan, loose: Loose
         if question.interval is None:
             found[0] += total(connection, span)
         else:
-            found.update(dict(totals(connection, span, bucket_of(question, counts.c.start, span.unit))))
+            found.update(dict(totals(connection, question.shape, span)))
     is_long = hours[1] - hours[0] > HOURS_OF_A_DAY
     return Scale(hours, found, lowest_level(found.total(), is_long=is_long, is_one=question.interval is None))
 
@@ -79,7 +79,8 @@ def _hull(connection: Connection, question: Question, how: Plan, loose: Loose) -
     else:
         buckets.update(loose.buckets)
         for span in how.spans:
-            ends = connection.execute(ends_statement(question, how, span)).one()
+            statement = ends_statement(question.shape, how.view, span.unit)
+            ends = connection.execute(statement, from_to(span.start, span.end)).one()
             buckets.update(bucket for bucket in ends if bucket is not None)
     if not buckets:
         return how.hours[0], how.hours[0]
@@ -87,19 +88,22 @@ def _hull(connection: Connection, question: Question, how: Plan, loose: Loose) -
     return max(how.hours[0], min(buckets) * length), min(how.hours[1], (max(buckets) + 1) * length)
 
 
+_hour = sa.select(counts.c.start).where(counts.c.view == int(View.TOTAL), counts.c.unit == int(Unit.HOUR)).limit(1)
+_ends_of_all = sa.select(*(_hour.order_by(by).scalar_subquery() for by in (counts.c.start, counts.c.start.desc())))
+
+
 def _ends(connection: Connection) -> list[int]:
     """The first and the last hour with counts."""
-    hour = sa.select(counts.c.start).where(counts.c.view == int(View.TOTAL), counts.c.unit == int(Unit.HOUR)).limit(1)
-    ends = sa.select(*(hour.order_by(by).scalar_subquery() for by in (counts.c.start, counts.c.start.desc())))
-    return [hour for hour in connection.execute(ends).one() if hour is not None]
+    return [hour for hour in connection.execute(_ends_of_all).one() if hour is not None]
 
 
-def ends_statement(question: Question, how: Plan, span: Span) -> sa.Select[Any]:
+@made_once
+def ends_statement(shape: Shape, view: View | None, unit: Unit) -> sa.Select[Any]:
     """The first and the last bucket with counts of what is asked for, or of anything where that is told as quickly."""
-    assert how.view is not None
-    end = sa.select(bucket_of(question, counts.c.start, span.unit)).limit(1)
-    if how.view is View.WHOLE or used_filters(question.filters) <= {"test"}:
-        end = end.where(*within(View.TOTAL, span))
+    assert view is not None
+    end = sa.select(bucket_of(shape, counts.c.start, unit)).limit(1)
+    if view is View.WHOLE or used_filters(shape.filters) <= {"test"}:
+        end = end.where(*within(View.TOTAL, unit))
     else:
-        end = end.where(*within(how.view, span), *of_cells(counts.c.cell, how.view, question.filters))
+        end = end.where(*within(view, unit), *of_cells(counts.c.cell, view, shape.filters))
     return sa.select(*(end.order_by(by).scalar_subquery() for by in (counts.c.start, counts.c.start.desc())))

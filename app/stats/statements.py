@@ -1,7 +1,12 @@
-"""Parts of the statements on the counts: which cells, which time, by what they are grouped."""
+"""Parts of the statements on the counts: which cells, which time, by what they are grouped.
+
+SQLAlchemy takes as long to make a statement as a database takes to run one that finds little, so each is made once for
+a shape of questions, with times as its parameters.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,9 +16,12 @@ from app import operator_events
 from app.filters import Condition, EventFilters
 from app.rollups.cells import ALL_FIELDS, TOP_LEVEL, Unit, View
 from app.rollups.store import cells, counts, members
-from app.stats.asking import Question, Span, used_filters
+from app.stats.asking import Shape, Span, used_filters
 
 Parts = list[sa.ColumnElement[Any]]
+
+made_once = lru_cache(maxsize=128)
+"""For a function that makes a statement."""
 
 
 def cell_conditions(filters: EventFilters) -> list[Condition]:
@@ -35,28 +43,40 @@ def of_cells(column: sa.ColumnElement[int], view: View, filters: EventFilters) -
     return [column.in_(ids.where(conditions))]
 
 
-def bucket_of(question: Question, start: sa.ColumnElement[int], unit: Unit) -> sa.ColumnElement[int]:
-    if question.interval is None:
+def bucket_of(shape: Shape, start: sa.ColumnElement[int], unit: Unit) -> sa.ColumnElement[int]:
+    if shape.interval is None:
         return sa.literal_column("0")
-    return start if question.interval == "hour" or unit is Unit.DAY else start // sa.literal_column("24", sa.Integer)
+    return start if shape.interval == "hour" or unit is Unit.DAY else start // sa.literal_column("24", sa.Integer)
 
 
-def grouped(question: Question, start: sa.ColumnElement[int], unit: Unit) -> Parts:
-    return [bucket_of(question, start, unit).label("bucket"), *(cells.c[name] for name in question.group_by)]
+def grouped(shape: Shape, start: sa.ColumnElement[int], unit: Unit) -> Parts:
+    return [bucket_of(shape, start, unit).label("bucket"), *(cells.c[name] for name in shape.group_by)]
 
 
-def parted(question: Question, keys: Parts) -> Parts:
+def parted(shape: Shape, keys: Parts) -> Parts:
     """What to group by: PostgreSQL takes a plain 0 for the place of a column."""
-    return keys if question.interval is not None else keys[1:]
+    return keys if shape.interval is not None else keys[1:]
 
 
-def within(view: View, span: Span) -> list[Condition]:
-    place = (counts.c.view == int(view), counts.c.unit == int(span.unit))
-    return [*place, counts.c.start >= span.start, counts.c.start < span.end]
+def within(view: View, unit: Unit) -> list[Condition]:
+    """Counts of the units in the parameters `first` and `beyond`."""
+    return [counts.c.view == int(view), counts.c.unit == int(unit), *_from_to(counts.c.start)]
 
 
-def between(hours: tuple[int, int]) -> list[Condition]:
-    return [members.c.hour >= hours[0], members.c.hour < hours[1]]
+def between() -> list[Condition]:
+    """Members of the hours in the parameters `first` and `beyond`."""
+    return _from_to(members.c.hour)
+
+
+def _from_to(start: sa.ColumnElement[int]) -> list[Condition]:
+    return [
+        start >= sa.bindparam("first", type_=sa.BigInteger()),
+        start < sa.bindparam("beyond", type_=sa.BigInteger()),
+    ]
+
+
+def from_to(first: int, beyond: int) -> dict[str, int]:
+    return {"first": first, "beyond": beyond}
 
 
 def of_levels(lowest: int) -> list[Condition]:
@@ -64,14 +84,24 @@ def of_levels(lowest: int) -> list[Condition]:
     return [members.c.level.in_(range(lowest, TOP_LEVEL + 1))]
 
 
-def totals(connection: Connection, span: Span, bucket: sa.ColumnElement[int]) -> list[tuple[int, int]]:
+def totals(connection: Connection, shape: Shape, span: Span) -> list[tuple[int, int]]:
     """(bucket, all its events)."""
-    summed = sa.cast(sa.func.sum(counts.c.count), sa.BigInteger)
-    wanted = sa.select(bucket.label("bucket"), summed).where(*within(View.TOTAL, span)).group_by(bucket)
-    return [(int(row[0]), int(row[1])) for row in connection.execute(wanted)]
+    found = connection.execute(_totals_statement(shape, span.unit), from_to(span.start, span.end))
+    return [(int(row[0]), int(row[1])) for row in found]
 
 
 def total(connection: Connection, span: Span) -> int:
     """All events of a span, whatever they are."""
-    wanted = sa.select(sa.func.coalesce(sa.func.sum(counts.c.count), 0)).where(*within(View.TOTAL, span))
-    return int(connection.execute(wanted).scalar_one())
+    return int(connection.execute(_total_statement(span.unit), from_to(span.start, span.end)).scalar_one())
+
+
+@made_once
+def _totals_statement(shape: Shape, unit: Unit) -> sa.Select[Any]:
+    keys: Parts = [bucket_of(shape, counts.c.start, unit).label("bucket")]
+    summed = sa.cast(sa.func.sum(counts.c.count), sa.BigInteger)
+    return sa.select(*keys, summed).where(*within(View.TOTAL, unit)).group_by(*keys)
+
+
+@made_once
+def _total_statement(unit: Unit) -> sa.Select[Any]:
+    return sa.select(sa.func.coalesce(sa.func.sum(counts.c.count), 0)).where(*within(View.TOTAL, unit))

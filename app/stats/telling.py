@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from app.stats.answering import Rows, views_of
-from app.stats.asking import Plan, Question, asked_of, plan, spans_of
+from app.stats.asking import Plan, Question, plan, spans_of
 from app.stats.memory import Memory
 from app.stats.queries import MOST_ROWS, Moment, answer, look, refuse_more_than, rows_of
 from app.stats.scale import Hours, Scale, hours_of, scale_of
@@ -72,7 +72,7 @@ def _pieces(
 
 def _keys(question: Question, moment: Moment, scale: Scale) -> dict[int, tuple[Any, ...]]:
     """Bucket -> all that its rows depend on."""
-    state = (*asked_of(question), scale.lowest, moment.progress.changes, moment.progress.key)
+    state = (question.shape, scale.lowest, moment.progress.changes, moment.progress.key)
     return {
         bucket: ("piece", *state, bucket, hours_of(question, bucket, scale.hours), events)
         for bucket, events in scale.totals.items()

@@ -16,16 +16,26 @@ from app.db import read_many
 from app.rollups.cells import Unit, View, digest_of
 from app.rollups.store import Progress, cells, members
 from app.stats.answering import Row, RowKey, Rows
-from app.stats.asking import Question, asked_of
+from app.stats.asking import Question, Shape
 from app.stats.loose import Loose
 from app.stats.memory import Memory
 from app.stats.scale import Hours, Scale, hours_of
-from app.stats.statements import Parts, between, cell_conditions, grouped, of_cells, of_levels, parted
+from app.stats.statements import (
+    Parts,
+    between,
+    cell_conditions,
+    from_to,
+    grouped,
+    made_once,
+    of_cells,
+    of_levels,
+    parted,
+)
 
 Found = dict[RowKey, tuple[int, int]]
 """Row -> (recipients, messages)."""
 _FOUND_BYTES = 300
-LOOSE_ENOUGH, LOOSE_SHARE = 30, 4  # so many of a row, and one in so many of it, make it worth asking whom they are about
+LOOSE_ENOUGH, LOOSE_SHARE = 30, 4  # so many of a row, and one in so many of it: worth asking whom they are about
 
 
 def count_uniques(
@@ -66,7 +76,7 @@ def _counted(connection: Connection, question: Question, scale: Scale, progress:
     if question.interval is not None or not scale.lowest:
         return _look(connection, question, scale.hours, scale.lowest)
     about = math.floor(math.log(max(scale.totals[0], 1), 1.01))
-    key = ("uniques", *asked_of(question), scale.hours[0], scale.lowest, progress.changes, progress.key, about)
+    key = ("uniques", question.shape, scale.hours[0], scale.lowest, progress.changes, progress.key, about)
     found: Found | None = memory.get(key)
     if found is None:
         found = _look(connection, question, scale.hours, scale.lowest)
@@ -82,11 +92,11 @@ def _look(
     found: Found = {}
     for part in ((hours[0], beside[0]), (beside[1], hours[1])):
         if part[0] < part[1]:
-            found |= _found(read_many(connection, counted_statement(question, part, lowest)))
+            found |= _found(read_many(connection, counted_statement(question.shape, lowest), from_to(*part)))
     if people:
-        given = {"loose": orjson.dumps(people).decode()}
-        both = unique_statement(connection.dialect.name, question, beside, lowest)
-        found |= _found(read_many(connection, both.params(**given)))
+        both = unique_statement(connection.dialect.name, question.shape, lowest)
+        values = {**from_to(*beside), "loose": orjson.dumps(people).decode()}
+        found |= _found(read_many(connection, both, values))
     return found
 
 
@@ -102,29 +112,31 @@ def _found(rows: Iterable[Sequence[Any]]) -> Found:
     return {tuple(row[:-2]): (row[-2], row[-1]) for row in rows}
 
 
-def counted_statement(question: Question, hours: Hours, lowest: int) -> sa.Select[Any]:
+@made_once
+def counted_statement(shape: Shape, lowest: int) -> sa.Select[Any]:
     """Different recipients and messages by row, of counted events: three times as fast as with others beside them."""
-    wanted = _members(question, hours, lowest)
-    keys = grouped(question, members.c.hour, Unit.HOUR)
-    return wanted.with_only_columns(*keys, *_different(members.c)).group_by(*parted(question, keys))
+    wanted = _members(shape, lowest)
+    keys = grouped(shape, members.c.hour, Unit.HOUR)
+    return wanted.with_only_columns(*keys, *_different(members.c)).group_by(*parted(shape, keys))
 
 
-def unique_statement(dialect: str, question: Question, hours: Hours, lowest: int) -> sa.Select[Any]:
+@made_once
+def unique_statement(dialect: str, shape: Shape, lowest: int) -> sa.Select[Any]:
     """The same of counted events and of those in the parameter `loose`."""
-    keys = grouped(question, members.c.hour, Unit.HOUR)
+    keys = grouped(shape, members.c.hour, Unit.HOUR)
     named = [key.label(f"k{number}") for number, key in enumerate(keys)]
-    counted = _members(question, hours, lowest).with_only_columns(*named, members.c.recipient, members.c.message)
+    counted = _members(shape, lowest).with_only_columns(*named, members.c.recipient, members.c.message)
     both = sa.union_all(counted, _loose_rows(dialect, len(keys))).subquery()
     alike = [both.c[f"k{number}"] for number in range(len(keys))]
     return sa.select(*alike, *_different(both.c)).group_by(*alike)
 
 
-def _members(question: Question, hours: Hours, lowest: int) -> sa.Select[Any]:
-    wanted = sa.select(members.c.seq).where(*of_levels(lowest), *between(hours))
-    if not question.group_by:
-        return wanted.where(*of_cells(members.c.cell, View.WHOLE, question.filters))
+def _members(shape: Shape, lowest: int) -> sa.Select[Any]:
+    wanted = sa.select(members.c.seq).where(*of_levels(lowest), *between())
+    if not shape.group_by:
+        return wanted.where(*of_cells(members.c.cell, View.WHOLE, shape.filters))
     joined = wanted.select_from(members.join(cells, cells.c.id == members.c.cell))
-    return joined.where(*cell_conditions(question.filters))
+    return joined.where(*cell_conditions(shape.filters))
 
 
 def _different(columns: sa.ColumnCollection[str, Any]) -> Parts:

@@ -15,17 +15,12 @@ from app.models import Event, StatCell, StatCount, StatMember
 from app.rollups.cells import Unit, View
 from app.rollups.fold import RELATED, SLICE, fold_slice
 from app.rollups.store import KnownCells
-from app.stats.asking import Plan, Span, StatsQuery, question_of
+from app.stats.asking import StatsQuery, question_of
 from app.stats.counting import counted_statement, whole_statement
-from app.stats.loose import (
-    edge_conditions,
-    loose_statement,
-    people_statement,
-    tail_conditions,
-    tail_end_statement,
-)
+from app.stats.loose import edge_part, loose_statement, people_statement, tail_end_statement, tail_part
 from app.stats.queries import direct_statement
 from app.stats.scale import ends_statement
+from app.stats.statements import from_to
 from app.stats.uniques import counted_statement as counted_uniques
 from app.stats.uniques import unique_statement
 from tests.conftest import MakeDatabase
@@ -33,22 +28,28 @@ from tests.factories import insert
 from tests.stats.model import START, random_event
 
 TABLES = "events|stat_counts|stat_members"
-HOURS = (493_800, 493_830)
+HOURS, DAYS = from_to(493_800, 493_830), from_to(20_575, 20_580)
 EDGE = (int(START.timestamp()) * 10**6 + 5, int(START.timestamp()) * 10**6 + 10**9)
+
+
+def of_part(make, question, part):
+    return make(question.shape, part.is_tail).params(part.values)
+
+
 STATEMENTS = {
-    "counts of hours": lambda q, d: counted_statement(q, View.TOTAL, Span(Unit.HOUR, *HOURS)),
-    "counts of days": lambda q, d: counted_statement(q, View.DOMAIN, Span(Unit.DAY, 20_575, 20_580)),
-    "the first and last of days": lambda q, d: ends_statement(q, Plan(View.CAMPAIGN), Span(Unit.DAY, 20_575, 20_580)),
-    "single events": lambda q, d: whole_statement(q, HOURS),
-    "uniques": lambda q, d: unique_statement(d, q, HOURS, 0),
-    "uniques of a sample": lambda q, d: unique_statement(d, q, HOURS, 4),
-    "a sample": lambda q, d: counted_uniques(q, HOURS, 4),
-    "the end of the tail": lambda q, d: tail_end_statement(2900),
-    "the tail": lambda q, d: loose_statement(q, tail_conditions(q.filters, 2900, 2950)),
-    "people of the tail": lambda q, d: people_statement(q, tail_conditions(q.filters, 2900, None)),
-    "an edge": lambda q, d: loose_statement(q, edge_conditions(q.filters, EDGE, 3000)),
-    "people of an edge": lambda q, d: people_statement(q, edge_conditions(q.filters, EDGE, 3000)),
-    "a slice": lambda q, d: SLICE.params(after=2000, upto=2500, most=500),
+    "counts of hours": lambda q, d: counted_statement(q.shape, View.TOTAL, Unit.HOUR).params(HOURS),
+    "counts of days": lambda q, d: counted_statement(q.shape, View.DOMAIN, Unit.DAY).params(DAYS),
+    "the first and last of days": lambda q, d: ends_statement(q.shape, View.CAMPAIGN, Unit.DAY).params(DAYS),
+    "single events": lambda q, d: whole_statement(q.shape).params(HOURS),
+    "uniques": lambda q, d: unique_statement(d, q.shape, 0).params({**HOURS, "loose": "[]"}),
+    "uniques of a sample": lambda q, d: unique_statement(d, q.shape, 4).params({**HOURS, "loose": "[]"}),
+    "a sample": lambda q, d: counted_uniques(q.shape, 4).params(HOURS),
+    "the end of the tail": lambda q, d: tail_end_statement.params(after=2900, skipped=50),
+    "the tail": lambda q, d: of_part(loose_statement, q, tail_part(q.filters, 2900, 2950)),
+    "people of the tail": lambda q, d: of_part(people_statement, q, tail_part(q.filters, 2900, None)),
+    "an edge": lambda q, d: of_part(loose_statement, q, edge_part(EDGE, 3000)),
+    "people of an edge": lambda q, d: of_part(people_statement, q, edge_part(EDGE, 3000)),
+    "a slice": lambda q, d: SLICE.params(after=2000, upto=2500, skipped=500),
     "a message": lambda q, d: RELATED.params(message_ids=["7", "8"]),
 }
 
@@ -69,8 +70,7 @@ def counted(request: pytest.FixtureRequest, make_migrated: MakeDatabase) -> Iter
 
 
 def plan(database: Database, statement: sa.Select[Any]) -> str:
-    bound = statement.params(loose="[]") if "loose" in statement.compile().params else statement
-    text = bound.compile(dialect=database.reader.dialect, compile_kwargs={"literal_binds": True})
+    text = statement.compile(dialect=database.reader.dialect, compile_kwargs={"literal_binds": True})
     explain = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
     with database.reading() as connection:
         if not database.is_sqlite:

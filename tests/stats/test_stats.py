@@ -232,9 +232,7 @@ def test_a_sample_holds_what_is_not_counted_yet(client, database, fold, monkeypa
     assert all(1300 < number < 2300 for number in told())
 
 
-def test_of_a_row_that_is_mostly_not_counted_yet_the_sample_is_taken_from_that_too(
-    client, database, fold, monkeypatch
-):
+def test_of_a_row_that_is_mostly_not_counted_yet_the_sample_is_taken_from_that_too(client, database, fold, monkeypatch):
     """A day, and a domain, of which three events a message have just come: not as many messages as events, nor one."""
     for name, most in {"EXACT": 500, "EXACT_LONG": 500, "SAMPLE": 250}.items():
         monkeypatch.setattr(scale, name, most)
@@ -251,7 +249,7 @@ def test_of_a_row_that_is_mostly_not_counted_yet_the_sample_is_taken_from_that_t
     tell_of("example.org", 400, 3, START + timedelta(days=1))
     days, domains = ask(client), client.get("/v1/stats/domains").json()
 
-    assert not days["unique_exact"] and not domains["unique_exact"]
+    assert (days["unique_exact"], domains["unique_exact"]) == (False, False)
     for told in (days["data"][1], domains["data"][0]):
         assert told["counts"] == {"open": 1203}
         assert all(250 < number < 600 for number in told["unique"].values())
