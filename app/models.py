@@ -14,7 +14,7 @@ from sqlmodel import Field, SQLModel
 from app.db import IdText, UTCDateTime
 
 SlotText = sa.String(7).with_variant(sa.String(7, collation="C"), "postgresql")  # the head of an id
-Seq = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+RowNumber = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 SQLModel.metadata.naming_convention = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -96,7 +96,7 @@ class Event(SQLModel, table=True):
         {"sqlite_autoincrement": True, "postgresql_partition_by": "RANGE (id)"},
     )  # fmt: skip
 
-    seq: int | None = Field(default=None, sa_column=sa.Column(Seq, primary_key=True, autoincrement=True))
+    seq: int | None = Field(default=None, sa_column=sa.Column(RowNumber, primary_key=True, autoincrement=True))
     id: str = Field(sa_column=sa.Column(IdText, nullable=False, unique=True))
     webhook: str = Field(sa_type=_text(63))
     connection: str = Field(sa_type=_text(63))
@@ -227,7 +227,8 @@ class StatCell(SQLModel, table=True):
 
     __tablename__ = "stat_cells"
 
-    id: int = Field(sa_column=sa.Column(sa.BigInteger, primary_key=True, autoincrement=False))
+    # On SQLite the row's own number, which is one look less for each event that is looked up.
+    id: int = Field(sa_column=sa.Column(RowNumber, primary_key=True, autoincrement=False))
     view: int = Field(sa_type=sa.SmallInteger)
     webhook: str = Field(sa_type=_text(63))
     type: str = Field(sa_type=_text())
@@ -415,7 +416,7 @@ class SuppressionAct(SQLModel, table=True):
         {"sqlite_autoincrement": True},
     )  # fmt: skip
 
-    seq: int | None = Field(default=None, sa_column=sa.Column(Seq, primary_key=True, autoincrement=True))
+    seq: int | None = Field(default=None, sa_column=sa.Column(RowNumber, primary_key=True, autoincrement=True))
     email: str = Field(sa_type=_text())
     act: str = Field(sa_type=_text(16))
     scope: SuppressionScope | None = Field(default=None, sa_type=_text(16))

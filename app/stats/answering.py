@@ -31,7 +31,7 @@ RATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "complaint": ("spam", ("sent", "spam")),
     "unsubscribe": ("unsub", ("sent", "unsub")),
 }
-NO_RATES = dict.fromkeys(RATES)
+NO_RATES: dict[str, float | None] = dict.fromkeys(RATES)
 # Where rows or filters part what a rate compares, there is no rate.
 PARTING_GROUPS = frozenset({"type", "reason", "reason_group"})
 PARTING_FILTERS = frozenset({"outcome", "permanent", "automated"})
@@ -152,8 +152,10 @@ def rates(kinds: Mapping[Kind, int], *, needed: Set[str] = frozenset(RATES)) -> 
             ended[kind] = ended.get(kind, 0) + count
     sent = ended.get("sent", 0)
     attempts = sent + ended.get("bounce", 0) + ended.get("blocked", 0)
-    found: dict[str, float | None] = {}
-    for name, (kind, types) in RATES.items():
+    found: dict[str, float | None] = dict(NO_RATES)
+    for name in needed:
+        kind, types = RATES[name]
         whole = attempts if types is ATTEMPTED else sent
-        found[name] = round(ended.get(kind, 0) / whole, 6) if whole and name in needed else None
+        if whole:
+            found[name] = round(ended.get(kind, 0) / whole, 6)
     return found

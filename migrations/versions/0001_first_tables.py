@@ -384,7 +384,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "stat_cells",
-        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("view", sa.SmallInteger(), nullable=False),
         sa.Column("webhook", sa.String(length=63), nullable=False),
         sa.Column("type", sa.Text(), nullable=False),
