@@ -10,6 +10,7 @@ from app.clock import rfc3339, utc_now
 from app.db import Database
 from app.http import PROBLEM_RESPONSES, ApiKeys
 from app.stats.asking import MOST_READ, Question, StatsQuery, TableQuery, question_of, table_question
+from app.stats.beside import Beside
 from app.stats.memory import Memory
 from app.stats.queries import MOST_ROWS
 from app.stats.scale import EXACT, EXACT_LONG
@@ -44,12 +45,12 @@ STATS = (
 
 def build_router(database: Database, keys: ApiKeys) -> APIRouter:
     router = APIRouter(prefix="/v1/stats", responses=PROBLEM_RESPONSES)
-    memory = Memory()
+    memory, beside = Memory(), Beside(database)
     options: dict[str, Any] = {"tags": ["stats"], "dependencies": [Depends(keys.reader)]}
 
     @router.get("", summary="Count events", description=STATS, responses={200: {"model": StatsAnswer}}, **options)
     def get_stats(query: Annotated[StatsQuery, Query()]) -> Response:
-        return _answer(database, memory, question_of(query), {"interval": query.interval})
+        return _answer(database, (memory, beside), question_of(query), {"interval": query.interval})
 
     @router.get(
         "/domains",
@@ -59,7 +60,7 @@ def build_router(database: Database, keys: ApiKeys) -> APIRouter:
         **options,
     )
     def get_domains(query: Annotated[TableQuery, Query()]) -> Response:
-        return _answer(database, memory, table_question(query, ("email_domain",)), {})
+        return _answer(database, (memory, beside), table_question(query, ("email_domain",)), {})
 
     @router.get(
         "/campaigns",
@@ -70,15 +71,15 @@ def build_router(database: Database, keys: ApiKeys) -> APIRouter:
         **options,
     )
     def get_campaigns(query: Annotated[TableQuery, Query()]) -> Response:
-        return _answer(database, memory, table_question(query, ("campaign_id", "custom_campaign")), {})
+        return _answer(database, (memory, beside), table_question(query, ("campaign_id", "custom_campaign")), {})
 
     return router
 
 
-def _answer(database: Database, memory: Memory, question: Question, asked: dict[str, Any]) -> Response:
+def _answer(database: Database, aids: tuple[Memory, Beside], question: Question, asked: dict[str, Any]) -> Response:
     now = utc_now()
     with database.reading() as connection:
-        told = tell(connection, question, memory)
+        told = tell(connection, question, *aids)
     answer = {
         "data": orjson.Fragment(told.data),
         **asked,

@@ -14,10 +14,11 @@ from sqlalchemy.engine import Connection
 
 from app.stats.answering import Rows, views_of
 from app.stats.asking import Plan, Question, plan, spans_of
+from app.stats.beside import Beside
 from app.stats.memory import Memory
 from app.stats.queries import MOST_ROWS, Moment, answer, look, refuse_more_than, rows_of
 from app.stats.scale import Hours, Scale, hours_of, scale_of
-from app.stats.uniques import count_uniques
+from app.stats.uniques import count_uniques, look_beside
 from app.views import dump
 
 
@@ -39,7 +40,7 @@ class Piece:
     text: bytes
 
 
-def tell(connection: Connection, question: Question, memory: Memory) -> Told:
+def tell(connection: Connection, question: Question, memory: Memory, beside: Beside | None = None) -> Told:
     """Raises Invalid for what cannot be answered in a bounded time."""
     how = plan(question)
     if how.view is None or question.interval is None:
@@ -47,14 +48,15 @@ def tell(connection: Connection, question: Question, memory: Memory) -> Told:
         return Told(_array([_piece(found.rows, question)]), found.as_of, found.sample, found.from_events)
     moment = look(connection, question, how)
     scale = scale_of(connection, question, how, moment.loose)
-    pieces = _pieces(connection, question, how, moment, scale, memory)
+    pieces = _pieces(connection, question, how, moment, scale, memory, beside)
     refuse_more_than(MOST_ROWS, sum(piece.rows for piece in pieces.values()), "rows")
     return Told(_array([pieces[bucket] for bucket in sorted(pieces)]), moment.as_of, scale.sample)
 
 
 def _pieces(
-    connection: Connection, question: Question, how: Plan, moment: Moment, scale: Scale, memory: Memory
-) -> dict[int, Piece]:
+    connection: Connection, question: Question, how: Plan, moment: Moment, scale: Scale, memory: Memory,
+    beside: Beside | None,
+) -> dict[int, Piece]:  # fmt: skip
     """By hour or day: remembered, or made anew from the first to the last of which nothing is known."""
     keys = _keys(question, moment, scale)
     changing = moment.loose.buckets
@@ -63,7 +65,9 @@ def _pieces(
     if not missing:
         return known
     hours = (hours_of(question, min(missing), scale.hours)[0], hours_of(question, max(missing), scale.hours)[1])
-    fresh = _make(connection, question, _within(how, hours, question), moment, replace(scale, hours=hours), memory)
+    fresh = _make(
+        connection, question, _within(how, hours, question), moment, replace(scale, hours=hours), memory, beside
+    )
     for bucket in missing & keys.keys() - changing:
         piece = fresh.get(bucket, Piece(0, b""))
         memory.put(keys[bucket], piece, len(piece.text))
@@ -84,11 +88,13 @@ def _within(how: Plan, hours: Hours, question: Question) -> Plan:
 
 
 def _make(
-    connection: Connection, question: Question, how: Plan, moment: Moment, scale: Scale, memory: Memory
-) -> dict[int, Piece]:
+    connection: Connection, question: Question, how: Plan, moment: Moment, scale: Scale, memory: Memory,
+    beside: Beside | None,
+) -> dict[int, Piece]:  # fmt: skip
+    meanwhile = look_beside(beside, question, scale, moment.loose, moment.progress)
     rows = rows_of(connection, question, how, moment, memory)
     if rows:
-        count_uniques(connection, question, scale, rows, moment.loose, moment.progress, memory)
+        count_uniques(connection, question, scale, rows, moment.loose, moment.progress, memory, meanwhile)
     by_bucket: dict[int, Rows] = {}
     for key, row in rows.items():
         by_bucket.setdefault(key[0], {})[key] = row

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
+from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +18,7 @@ from app.rollups.cells import Unit, View, digest_of
 from app.rollups.store import Progress, cells, members
 from app.stats.answering import Row, RowKey, Rows
 from app.stats.asking import Question, Shape
+from app.stats.beside import Beside
 from app.stats.loose import Loose
 from app.stats.memory import Memory
 from app.stats.scale import Hours, Scale, hours_of
@@ -34,20 +36,25 @@ from app.stats.statements import (
 
 Found = dict[RowKey, tuple[int, int]]
 """Row -> (recipients, messages)."""
+Meanwhile = Future[Found | None] | None
 _FOUND_BYTES = 300
+WORTH_TWO = 2_000  # counted events from which on a second reader is worth its trouble
 LOOSE_ENOUGH, LOOSE_SHARE = 30, 4  # so many of a row, and one in so many of it: worth asking whom they are about
 
 
 def count_uniques(
     connection: Connection, question: Question, scale: Scale, rows: Rows, loose: Loose, progress: Progress,
-    memory: Memory,
+    memory: Memory, meanwhile: Meanwhile = None,
 ) -> None:  # fmt: skip
     """Fills in `rows`, which are all of the answer's or those of the scale's hours. `loose` are events that no counts
-    hold yet."""
+    hold yet, `meanwhile` is from `look_beside`."""
     apart = loose.rows and (not scale.lowest or any(_is_mostly(found, rows[key]) for key, found in loose.rows.items()))
     if apart:
+        known = None if meanwhile is None else meanwhile.result
         people = _digests(loose.people(connection, question), progress.key, scale.lowest)
-        found = _look(connection, question, scale.hours, scale.lowest, people)
+        found = _look(connection, question, scale, people, loose.buckets, known)
+    elif meanwhile is not None:
+        found = _look(connection, question, scale, [], set(), meanwhile.result)
     else:
         found = _counted(connection, question, scale, progress, memory)
     for key, row in rows.items():
@@ -56,6 +63,14 @@ def count_uniques(
             missing = None if apart else loose.rows.get(key)
             row.recipients = _guess(row.recipients << scale.lowest, row, missing)
             row.messages = _guess(row.messages << scale.lowest, row, missing)
+
+
+def look_beside(beside: Beside | None, question: Question, scale: Scale, loose: Loose, progress: Progress) -> Meanwhile:
+    """What of it can be found at once, where that is worth a second reader and one is free."""
+    if beside is None or scale.lowest or not question.group_by or sum(scale.totals.values()) < WORTH_TWO:
+        return None
+    parts, _ = _parted(question, scale.hours, loose.buckets)
+    return beside.read(progress, lambda connection: _read(connection, question, 0, parts))
 
 
 def _guess(sampled: int, row: Row, missing: Row | None) -> int:
@@ -74,38 +89,44 @@ def _counted(connection: Connection, question: Question, scale: Scale, progress:
     """Of a sampled table what was found when there were about as many events, to within a hundredth: a guess from a
     few thousand is off by more."""
     if question.interval is not None or not scale.lowest:
-        return _look(connection, question, scale.hours, scale.lowest)
+        return _look(connection, question, scale)
     about = math.floor(math.log(max(scale.totals[0], 1), 1.01))
     key = ("uniques", question.shape, scale.hours[0], scale.lowest, progress.changes, progress.key, about)
     found: Found | None = memory.get(key)
     if found is None:
-        found = _look(connection, question, scale.hours, scale.lowest)
+        found = _look(connection, question, scale)
         memory.put(key, found, len(found) * _FOUND_BYTES)
     return found
 
 
 def _look(
-    connection: Connection, question: Question, hours: Hours, lowest: int, people: Sequence[Sequence[Any]] = ()
-) -> Found:
-    """In parts: with `people` who are not counted yet beside them, others take three times as long."""
-    beside = _hours_with(question, hours, people)
+    connection: Connection, question: Question, scale: Scale, people: Sequence[Sequence[Any]] = (),
+    buckets: Set[int] = frozenset(), known: Callable[[], Found | None] | None = None,
+) -> Found:  # fmt: skip
+    """In parts: with `people` in `buckets` who are not counted yet beside them, others take three times as long."""
+    parts, beside = _parted(question, scale.hours, buckets)
     found: Found = {}
-    for part in ((hours[0], beside[0]), (beside[1], hours[1])):
-        if part[0] < part[1]:
-            found |= _found(read_many(connection, counted_statement(question.shape, lowest), from_to(*part)))
-    if people:
-        both = unique_statement(connection.dialect.name, question.shape, lowest)
+    if buckets:
+        both = unique_statement(connection.dialect.name, question.shape, scale.lowest)
         values = {**from_to(*beside), "loose": orjson.dumps(people).decode()}
-        found |= _found(read_many(connection, both, values))
-    return found
+        found = _found(read_many(connection, both, values))
+    others = None if known is None else known()
+    return found | (_read(connection, question, scale.lowest, parts) if others is None else others)
 
 
-def _hours_with(question: Question, hours: Hours, people: Sequence[Sequence[Any]]) -> Hours:
-    """The hours of the rows that `people` are in."""
-    if not people:
-        return hours[1], hours[1]
-    buckets = {person[0] for person in people}
-    return hours_of(question, min(buckets), hours)[0], hours_of(question, max(buckets), hours)[1]
+def _parted(question: Question, hours: Hours, buckets: Set[int]) -> tuple[list[Hours], Hours]:
+    """(the hours before and after the rows of `buckets`, theirs)."""
+    if not buckets:
+        return [hours], (hours[1], hours[1])
+    beside = hours_of(question, min(buckets), hours)[0], hours_of(question, max(buckets), hours)[1]
+    return [part for part in ((hours[0], beside[0]), (beside[1], hours[1])) if part[0] < part[1]], beside
+
+
+def _read(connection: Connection, question: Question, lowest: int, parts: Sequence[Hours]) -> Found:
+    statement = counted_statement(question.shape, lowest)
+    return {
+        key: told for part in parts for key, told in _found(read_many(connection, statement, from_to(*part))).items()
+    }
 
 
 def _found(rows: Iterable[Sequence[Any]]) -> Found:

@@ -7,10 +7,17 @@ from app.db import Database
 from app.query.horizon import Horizon
 from app.rollups.fold import fold_slice
 from app.rollups.store import KnownCells
+from app.stats import uniques
 from app.stats.routes import build_router
 from tests.rest import KEYS, asking
 
 Fold = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def _two_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for what is read in a moment."""
+    monkeypatch.setattr(uniques, "WORTH_TWO", 1)
 
 
 @pytest.fixture
