@@ -60,8 +60,9 @@ def late_ids(connection: Connection, after: int, upto: int, mark: str) -> list[s
     return list(connection.execute(statement).scalars())
 
 
-def kept_ids(connection: Connection, after: str, most: int) -> list[str]:
-    statement = sa.select(kept.c.event_id).where(kept.c.event_id > after).order_by(kept.c.event_id).limit(most)
+def kept_ids(connection: Connection, after: str, upto: str, most: int) -> list[str]:
+    within = sa.and_(kept.c.event_id > after, kept.c.event_id <= upto)
+    statement = sa.select(kept.c.event_id).where(within).order_by(kept.c.event_id).limit(most)
     return list(connection.execute(statement).scalars())
 
 

@@ -282,6 +282,9 @@ class Retention:
 
     async def _redact(self, cutoff: str, pace: Pace, found: Report) -> None:
         walked = await self._mark(_WALKED) or ""
+        if walked > cutoff:  # payloads stay longer than they did: what lies between stays as long, and is walked again
+            walked = cutoff
+            await self._database.run_write(lambda c: redaction.set_mark(c, _WALKED, cutoff))
         newest = await self._database.run_read(redaction.newest_seq)
         seen = int(await self._mark(_SEEN) or newest)
         late = int(await self._mark(_LATE) or seen)
@@ -293,7 +296,7 @@ class Retention:
             late = upto
         # A round behind: on PostgreSQL a transaction may yet commit numbers below the newest.
         await self._database.run_write(lambda c: redaction.set_marks(c, {_LATE: str(seen), _SEEN: str(newest)}))
-        await self._redact_kept(pace, found)
+        await self._redact_kept(cutoff, pace, found)
         await self._walk(walked, cutoff, pace, found)
 
     async def _walk(self, walked: str, cutoff: str, pace: Pace, found: Report) -> None:
@@ -304,9 +307,10 @@ class Retention:
             walked = ids[-1]
             await self._redact_slice(ids, pace, found, walked)
 
-    async def _redact_kept(self, pace: Pace, found: Report) -> None:
+    async def _redact_kept(self, cutoff: str, pace: Pace, found: Report) -> None:
         after = ""
-        while ids := await self._database.run_read(partial(redaction.kept_ids, after=after, most=pace.size)):
+        find = partial(redaction.kept_ids, upto=cutoff, most=pace.size)
+        while ids := await self._database.run_read(partial(find, after=after)):
             after = ids[-1]
             await self._redact_slice(ids, pace, found)
 

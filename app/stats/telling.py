@@ -6,6 +6,7 @@ long as the number of all its events does, whatever they are, and nothing was ta
 
 from __future__ import annotations
 
+from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -92,9 +93,13 @@ def _make(
     beside: Beside | None,
 ) -> dict[int, Piece]:  # fmt: skip
     meanwhile = look_beside(beside, question, scale, moment.loose, moment.progress)
-    rows = rows_of(connection, question, how, moment, memory)
-    if rows:
-        count_uniques(connection, question, scale, rows, moment.loose, moment.progress, memory, meanwhile)
+    try:
+        rows = rows_of(connection, question, how, moment, memory)
+        if rows:
+            count_uniques(connection, question, scale, rows, moment.loose, moment.progress, memory, meanwhile)
+    finally:
+        if meanwhile is not None:
+            wait([meanwhile])  # also where it is not needed: nobody's reader outlives its answer
     by_bucket: dict[int, Rows] = {}
     for key, row in rows.items():
         by_bucket.setdefault(key[0], {})[key] = row

@@ -196,6 +196,25 @@ def test_an_event_stored_late_with_an_older_time_loses_its_payload_too(database:
         assert retain(database, EARLY).rows["payloads"] == 2
 
 
+def test_once_payloads_stay_longer_what_comes_late_or_was_owed_stays_as_long(database: Database) -> None:
+    store(database, 1, days=15)
+    (owed,) = store(database, 1, days=16, state="pending")
+    retain(database, Rules(90, payload_days=10))
+    late = store(database, 2, days=20)
+    _set(database, owed, state="delivered")
+
+    def with_payload() -> set[str]:
+        return {row["id"] for row in _rows(database, Event) if row["raw"] is not None}
+
+    for _ in range(3):  # until all is seen
+        assert retain(database, EARLY).rows["payloads"] == 0
+    assert with_payload() == {owed, *late}
+    retain(database, EARLY, now=NOW + 11 * DAY)
+    assert with_payload() == {owed}
+    retain(database, EARLY, now=NOW + 15 * DAY)
+    assert with_payload() == set()
+
+
 def test_a_round_changes_nothing_where_nothing_is_new(database: Database) -> None:
     store(database, 30, days=40)
     retain(database, EARLY)

@@ -56,7 +56,8 @@ def test_few_answers_have_one_at_once_and_a_failure_gives_it_back(database):
     assert isinstance(failing.exception(), ZeroDivisionError)
 
     assert (refused, done) == (None, [True] * MOST)
-    assert all(beside.read(progress, lambda connection: True) for _ in range(MOST))
+    again = [beside.read(progress, lambda connection: True) for _ in range(MOST)]
+    assert [reading is not None and reading.result() for reading in again] == [True] * MOST
 
 
 def test_the_answer_is_the_same_with_it_without_it_and_where_it_came_too_late(database, fold):
