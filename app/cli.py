@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 it found a fault, 2 wrong usage or settings.
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import json
 import os
@@ -71,6 +72,7 @@ def _options(
 @cli.command()
 def serve() -> None:
     """Run the service: migrate, register, receive, deliver, answer REST."""
+    gc.disable()  # until the start is over: nothing it builds is garbage, and looking for some took a fifth of its time
     from app.serving import serve as run  # noqa: PLC0415  keeps the small commands quick to start
 
     settings = _settings()
