@@ -51,7 +51,6 @@ class GracefulServer(uvicorn.Server):
         gc.freeze()
         # Looking through all that came since took 10 to 50 ms, once or twice a second while many rows are read.
         gc.set_threshold(*GC_THRESHOLDS)
-        gc.enable()  # the command has it off until now
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._service.stopping:  # asked twice: now

@@ -28,7 +28,7 @@ from tests.postgres import PostgresServer, running_postgres
 
 # A slow machine is no finding: how long an example takes says more about what else runs there.
 hypothesis.settings.register_profile(
-    "suite", max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+    "suite", max_examples=50, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
 )
 hypothesis.settings.load_profile("suite")
 

@@ -61,7 +61,7 @@ def fill(account: Account) -> None:
 
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 BOUNDED = settings(
-    max_examples=5, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
+    max_examples=4, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
 )
 
 

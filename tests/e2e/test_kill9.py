@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import MakeDatabase
 from tests.e2e import kill9
 
-RATE = 400  # events a second: all that came has to be delivered before the end
+RATE = 300  # events a second: all that came has to be delivered before the end
 
 
 @pytest.mark.timeout(150)
