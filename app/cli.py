@@ -42,9 +42,8 @@ cli.add_typer(mailjet_commands)
 
 def main() -> None:
     """The console script. Faults that a person can mend are sentences, not tracebacks."""
-    gc.set_threshold(
-        50_000, 20, 100
-    )  # nothing that a start builds is garbage: looking for some took a fifth of its time
+    # Nothing that a start builds is garbage, and looking for some took a fifth of its time.
+    gc.set_threshold(50_000, 20, 100)
     try:
         cli()
     except SettingsFault as fault:
