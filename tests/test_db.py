@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 
-from app.clock import from_micros, rfc3339, to_micros
-from app.db import Database, chunks, insert_missing, insert_new, is_outage
+from app.clock import from_micros, rfc3339, rfc3339_of_micros, to_micros
+from app.db import Database, chunks, insert_missing, insert_new, is_outage, read_many
 from app.errors import DatabaseFault
 from app.models import Event, Secret
 from app.views import EVENT_COLUMNS
 from tests.delivery.support import event_tuple, run
+from tests.factories import event_values, insert
 
 secrets: Any = Secret.__table__  # type: ignore[attr-defined]
 events: Any = Event.__table__  # type: ignore[attr-defined]
@@ -34,6 +35,11 @@ moments = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.j
 @given(moments)
 def test_microseconds_are_exact_both_ways(moment: datetime) -> None:
     assert from_micros(to_micros(moment)) == moment
+
+
+@given(moments)
+def test_a_time_reads_the_same_from_microseconds(moment: datetime) -> None:
+    assert rfc3339_of_micros(to_micros(moment)) == rfc3339(moment)
 
 
 @given(moments, moments)
@@ -237,6 +243,33 @@ def test_closing_finishes_what_was_begun(database: Database) -> None:
 
     run(scenario())
     assert names(database) == ["a"]
+
+
+def test_many_rows_are_what_they_are_one_by_one_in_their_order(database: Database) -> None:
+    odd = ["", "a\nb", 'q"uo\\te', "\u2028", "\U0001f600", "\x7f\x01", "[1, null]", "9" * 30]
+    values = [
+        event_values(occurred_at=from_micros(2**40 + n), custom_campaign=text, automated=(None, True, False)[n % 3])
+        for n, text in enumerate(odd)
+    ]
+    insert(database, Event, values)
+    columns = (events.c.seq, events.c.id, events.c.occurred_at, events.c.custom_campaign, events.c.automated,
+               events.c.message_id, events.c.raw)  # fmt: skip
+    wanted = sa.select(*columns).order_by(events.c.custom_campaign.desc(), events.c.id)
+
+    with database.reading() as connection:
+        one_by_one = [list(row) for row in connection.execute(wanted)]
+        many = read_many(connection, wanted)
+        some = sa.select(*columns).where(events.c.id == sa.bindparam("id", type_=events.c.id.type))
+        found = [read_many(connection, some, {"id": row[1]}) for row in one_by_one]
+
+    assert len(many) == len(odd)
+    assert [[*row[:2], to_micros(row[2]), *row[3:]] for row in one_by_one] == many
+    assert found == [[row] for row in many]
+
+
+def test_many_rows_can_be_none(database: Database) -> None:
+    with database.reading() as connection:
+        assert read_many(connection, sa.select(events.c.id)) == []
 
 
 def test_an_error_does_not_show_what_was_to_be_written(database: Database) -> None:
