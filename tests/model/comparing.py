@@ -240,9 +240,9 @@ class Comparison:
 
 
 def _near(guess: Mapping[str, int], truth: Mapping[str, int], sample: float) -> bool:
-    """At most a third off, or five times what chance does to a sample of so few."""
+    """At most a third or a hundred off, or five times what chance does to a sample of so many."""
     return all(
-        abs(guess[name] - number) <= max(number / 3, 5 * math.sqrt(number * (1 / sample - 1)))
+        abs(guess[name] - number) <= max(number / 3, 100, 5 * math.sqrt(number * (1 / sample - 1)))
         for name, number in truth.items()
     )  # fmt: skip
 
