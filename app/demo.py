@@ -39,6 +39,7 @@ from app.simulator.traffic import make_events
 
 SHOWN = 10  # one line in so many of what the sink got
 PROGRESS_SECONDS = 5.0
+ARRIVAL_SECONDS = 5.0  # for what was answered and is not at the sink yet
 EARLIER_EVENTS, EARLIER_SECONDS = 300, 86_400  # so that the dashboard and statistics have a day to show
 
 out = Console(highlight=False, soft_wrap=True)
@@ -166,7 +167,14 @@ class _Traffic(threading.Thread):
                 await asyncio.sleep(0.1)
             if not self._service.stopping:
                 await sender.drain(timeout_seconds=5)
+                await self._wait_for_the_sink(sent + EARLIER_EVENTS)
                 self._tell(sent, sender)
+
+    async def _wait_for_the_sink(self, events: int) -> None:
+        """The last line told shall not look as if some were lost that are on their way."""
+        give_up = time.monotonic() + ARRIVAL_SECONDS
+        while self._sink.distinct < events and time.monotonic() < give_up:
+            await asyncio.sleep(0.05)
 
     def _tell(self, sent: int, sender: Sender) -> None:
         counts = sender.counts
