@@ -39,7 +39,7 @@ from app.simulator.traffic import make_events
 
 SHOWN = 10  # one line in so many of what the sink got
 PROGRESS_SECONDS = 5.0
-ARRIVAL_SECONDS = 5.0  # for what was answered and is not at the sink yet
+ARRIVAL_LOOKS = 100  # five seconds, for what was answered and is not at the sink yet
 EARLIER_EVENTS, EARLIER_SECONDS = 300, 86_400  # so that the dashboard and statistics have a day to show
 
 out = Console(highlight=False, soft_wrap=True)
@@ -172,8 +172,9 @@ class _Traffic(threading.Thread):
 
     async def _wait_for_the_sink(self, events: int) -> None:
         """The last line told shall not look as if some were lost that are on their way."""
-        give_up = time.monotonic() + ARRIVAL_SECONDS
-        while self._sink.distinct < events and time.monotonic() < give_up:
+        for _ in range(ARRIVAL_LOOKS):
+            if self._sink.distinct >= events:
+                return
             await asyncio.sleep(0.05)
 
     def _tell(self, sent: int, sender: Sender) -> None:
