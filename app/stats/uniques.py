@@ -69,7 +69,7 @@ def look_beside(beside: Beside | None, question: Question, scale: Scale, loose: 
     """What of it can be found at once, where that is worth a second reader and one is free."""
     if beside is None or scale.lowest or not question.group_by or sum(scale.totals.values()) < WORTH_TWO:
         return None
-    parts, _ = _parted(question, scale.hours, loose.buckets)
+    parts, _ = _split(question, scale.hours, loose.buckets)
     return beside.read(progress, lambda connection: _read(connection, question, 0, parts))
 
 
@@ -104,7 +104,7 @@ def _look(
     buckets: Set[int] = frozenset(), known: Callable[[], Found | None] | None = None,
 ) -> Found:  # fmt: skip
     """In parts: with `people` in `buckets` who are not counted yet beside them, others take three times as long."""
-    parts, beside = _parted(question, scale.hours, buckets)
+    parts, beside = _split(question, scale.hours, buckets)
     found: Found = {}
     if buckets:
         both = unique_statement(connection.dialect.name, question.shape, scale.lowest)
@@ -114,7 +114,7 @@ def _look(
     return found | (_read(connection, question, scale.lowest, parts) if others is None else others)
 
 
-def _parted(question: Question, hours: Hours, buckets: Set[int]) -> tuple[list[Hours], Hours]:
+def _split(question: Question, hours: Hours, buckets: Set[int]) -> tuple[list[Hours], Hours]:
     """(the hours before and after the rows of `buckets`, theirs)."""
     if not buckets:
         return [hours], (hours[1], hours[1])
@@ -124,9 +124,10 @@ def _parted(question: Question, hours: Hours, buckets: Set[int]) -> tuple[list[H
 
 def _read(connection: Connection, question: Question, lowest: int, parts: Sequence[Hours]) -> Found:
     statement = counted_statement(question.shape, lowest)
-    return {
-        key: told for part in parts for key, told in _found(read_many(connection, statement, from_to(*part))).items()
-    }
+    found: Found = {}
+    for part in parts:
+        found |= _found(read_many(connection, statement, from_to(*part)))
+    return found
 
 
 def _found(rows: Iterable[Sequence[Any]]) -> Found:
